@@ -1,0 +1,110 @@
+"""Every error that Gristmill raises on purpose.
+
+    GristmillError                  code, message, hint (what to do), safe (what was not harmed)
+    +-- UsageError                  the call or the command line is wrong                            exit code 2
+    |   +-- ConfigurationError      a setting is unknown, malformed or out of range
+    |   `-- WorkflowError           a workflow does not fit together
+    +-- EnvironmentProblem          the machine, the database or a provider is not fit for the work   exit code 3
+    |   +-- DatabaseProblem         no database, or not one that this version can work on
+    |   `-- ModelSetupError         a model that does not exist, or has no key
+    +-- LeaseLost                   this worker may no longer write: another one holds its tasks
+    `-- TaskError                   raised by operators; decides what happens to the task
+        +-- InputError              this input can never succeed: fails at once, no retry
+        +-- TransientError          may succeed later: retried with back-off until the attempts are spent
+        |   `-- ModelUnavailable    the model's server does not answer, or answers 5xx
+        +-- Busy                    nobody's fault (quota, lock): the attempt is given back, the task waits
+        `-- ModelError              the model answered, and the answer is of no use
+            +-- ModelRefused        401, 403, 404, 400: asking again the same way cannot help
+            `-- InvalidOutput       still malformed after the re-asks; the raw text is kept in the ledger
+
+An exception of any other type raised inside an operator counts as transient: it is retried, and its type is recorded.
+"""
+
+from __future__ import annotations
+
+
+class GristmillError(Exception):
+    """What went wrong, what to do about it, and what is safe.
+
+    `code` is stable and short (``"D103"``); a subclass gives its default.
+    """
+
+    code = "G000"
+
+    def __init__(self, message: str, *, hint: str = "", safe: str = "", code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.safe = safe
+        if code is not None:
+            self.code = code
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(GristmillError):
+    code = "U100"
+
+
+class ConfigurationError(UsageError):
+    code = "U200"
+
+
+class WorkflowError(UsageError):
+    code = "U300"
+
+
+class EnvironmentProblem(GristmillError):
+    code = "E100"
+
+
+class DatabaseProblem(EnvironmentProblem):
+    code = "D100"
+
+
+class ModelSetupError(EnvironmentProblem):
+    code = "M100"
+
+
+class LeaseLost(GristmillError):
+    code = "T900"
+
+
+class TaskError(GristmillError):
+    code = "T100"
+
+
+class InputError(TaskError):
+    code = "T200"
+
+
+class TransientError(TaskError):
+    code = "T300"
+
+
+class ModelUnavailable(TransientError):
+    code = "M300"
+
+
+class Busy(TaskError):
+    """Ask again after `delay` seconds; neither a failure nor an attempt is charged."""
+
+    code = "T400"
+
+    def __init__(self, message: str, *, delay: float, reason: str = "busy", code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.delay = delay
+        self.reason = reason
+
+
+class ModelError(TaskError):
+    code = "M200"
+
+
+class ModelRefused(ModelError):
+    code = "M201"
+
+
+class InvalidOutput(ModelError):
+    code = "M202"
