@@ -1,0 +1,105 @@
+"""The command line. Each command lives in a file of its own and is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from gristmill.errors import EnvironmentProblem, GristmillError, UsageError
+
+# command -> (module, one line for the list of commands)
+COMMANDS = {
+    "run": ("run", "Make a dataset from files and folders, or go on with it."),
+    "watch": ("watch", "Show how a run is doing, live or once."),
+    "why": ("why", "Why something waits or failed, or where a row came from."),
+    "retry": ("retry", "Try everything that failed once more."),
+    "stop": ("stop", "Pause a run, or cancel it."),
+    "export": ("export", "Write a run's dataset to a file."),
+    "worker": ("worker", "Run one worker process until it is told to stop."),
+    "doctor": ("doctor", "Check database, models, disk and settings, and say what to do."),
+    "db": ("database", "The database: status, url, psql, migrate, stop."),
+}
+
+EPILOG = """\b
+Exit codes:
+  0    done
+  1    finished, some pieces failed
+  2    wrong usage
+  3    environment: database, model, key, disk
+  4    stopped on purpose with work left
+  130  interrupted; nothing is lost, the same command goes on
+"""
+
+
+class Commands(click.Group):
+    """Imports a command only when it is called: `gristmill --help` stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"gristmill.cli.{COMMANDS[name][0]}").command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            if near:
+                error.message += f' Did you mean "{near[0]}"?'
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="gristmill", prog_name="gristmill")
+def gristmill() -> None:
+    """Documents go in, training data comes out, and nothing that was paid for is lost on the way."""
+
+
+def exit_code(error: GristmillError) -> int:
+    """The exit code of an error: 2 for usage, 3 for the environment, 1 for the rest."""
+    if isinstance(error, UsageError):
+        return 2
+    return 3 if isinstance(error, EnvironmentProblem) else 1
+
+
+def show(error: GristmillError) -> None:
+    """What, what to do, and what is safe; to standard error."""
+    click.echo(f"error[{error.code}]: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"  try   {error.hint}", err=True)
+    if error.safe:
+        click.echo(f"  safe  {error.safe}", err=True)
+
+
+def main() -> None:
+    """Entry point. Errors of ours are shown without a traceback; GRISTMILL_DEBUG=1 shows it."""
+    import os
+
+    try:
+        gristmill(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+    except GristmillError as error:
+        if os.environ.get("GRISTMILL_DEBUG"):
+            raise
+        show(error)
+        sys.exit(exit_code(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)

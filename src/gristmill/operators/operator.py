@@ -14,8 +14,8 @@ import importlib
 import inspect
 import logging
 import typing
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
@@ -90,12 +90,13 @@ class Operator:
     uses_model: bool
     prompts: tuple[str, ...]
     module: str
+    path: str  # file of the function, for a script that has no importable name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 
     def using(self, **options: Any) -> StepSpec:
-        """This operator as a step of a workflow, with options. Raises `WorkflowError` for an option it does not have."""
+        """This operator as a step, with options. Raises `WorkflowError` for an option it does not have."""
         return StepSpec(operator=self).using(**options)
 
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,8 +125,6 @@ class StepSpec:
     timeout: float | None = None
 
     def using(self, **options: Any) -> StepSpec:
-        from dataclasses import replace
-
         own = {key: options.pop(key) for key in ("name", "model", "pool", "attempts", "timeout") if key in options}
         merged = {**self.options, **options}
         self.operator.check_options(merged)
@@ -149,8 +148,8 @@ def operator(
 ) -> Callable[[Callable[..., Any]], Operator]:
     """Registers a function as the operator `name`. The name is stored, not the path, so the function may move.
 
-    `timeout` is in seconds; `attempts` counts handled failures; `isolate=True` runs it in a process of its own, one task
-    at a time, for code that blocks, crashes or eats memory; `model=True` says that it calls a model, so that the model
+    `timeout` is in seconds; `attempts` counts handled failures; `isolate=True` runs it in a process of its own, one
+    task at a time, for code that blocks, crashes or eats memory; `model=True` says that it calls a model, so that the model
     becomes part of the work's identity; `prompts` names the prompt files it uses, for the same reason.
     """
 
@@ -172,9 +171,7 @@ def find_operator(name: str) -> Operator:
     try:
         return _REGISTRY[name]
     except KeyError:
-        raise UsageError(
-            f'there is no operator "{name}"', hint=f"known: {', '.join(sorted(_REGISTRY))}"
-        ) from None
+        raise UsageError(f'there is no operator "{name}"', hint=f"known: {', '.join(sorted(_REGISTRY))}") from None
 
 
 BUILTIN = ("parse", "split", "ask", "answer", "dedup")
@@ -216,7 +213,7 @@ def _describe(
         context_parameter=context_parameter,
         options_model=create_model(f"{name}_options", __config__=ConfigDict(extra="forbid"), **options),
         output_types=_outputs(hints.get("return"), name), pool=pool, attempts=attempts, timeout=timeout,
-        barrier=barrier, isolate=isolate, uses_model=model, prompts=prompts, module=function.__module__,
+        barrier=barrier, isolate=isolate, uses_model=model, prompts=prompts, module=function.__module__, path=function.__code__.co_filename,
     )  # fmt: skip
 
 
@@ -228,7 +225,7 @@ def _record_type(annotation: Any, barrier: bool, name: str) -> type[BaseModel]:
     if barrier:
         inner = typing.get_args(annotation)
         annotation = inner[0] if typing.get_origin(annotation) in (list, Sequence) and inner else None
-    if not _is_body(annotation):
+    if annotation is None or not _is_body(annotation):
         wanted = "list[SomeModel]" if barrier else "a pydantic model"
         raise UsageError(f'operator "{name}": annotate its first parameter with {wanted}')
     return typing.cast(type[BaseModel], annotation)
@@ -268,7 +265,7 @@ async def run_operator(
         kwargs[made.context_parameter] = ctx
     result = made.function(list(inputs) if made.barrier else inputs[0], **kwargs)
     if inspect.isawaitable(result):
-        result = await typing.cast(Awaitable[Any], result)
+        result = await result
     return _collect(made, result, len(inputs))
 
 

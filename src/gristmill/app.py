@@ -1,0 +1,234 @@
+"""App: opens the database, wires the rooms together, starts and finds runs."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import asyncpg
+
+from gristmill.config import Settings, load_settings
+from gristmill.crew.launch import Crew
+from gristmill.data import records
+from gristmill.data.blobs import Blobs
+from gristmill.data.kinds import Source, canonical_json, content_hash
+from gristmill.data.records import NewRecord, Work
+from gristmill.data.scan import Found, Unreadable, scan
+from gristmill.db import embedded
+from gristmill.db.database import open_pool, transaction
+from gristmill.db.migrate import migrate
+from gristmill.db.statements import statements
+from gristmill.engine import workflow as runs
+from gristmill.engine.worker import Worker, WorkerSettings
+from gristmill.engine.workflow import NewItem, NewRun
+from gristmill.errors import EnvironmentProblem, InputError, UsageError
+from gristmill.llm.models import ModelSource
+from gristmill.operators.operator import find_operator, load_builtin
+from gristmill.performer import RecordPerformer
+from gristmill.run import Run
+from gristmill.workflow import Workflow, find_workflow
+
+SQL = statements("workflow")
+BATCH = 200  # inputs a transaction
+
+
+class App:
+    """`async with App() as app:` uses the embedded database in `.gristmill`; `App(url)` another server.
+
+    `workers` processes are started with the first run (default: the setting `workers`; 0 when workers run elsewhere).
+    Settings come from arguments, environment and gristmill.toml, in that order.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, home: Path | str | None = None, workers: int | None = None,
+        settings: Settings | None = None, on_event: Callable[[str], None] = lambda _: None,
+    ) -> None:  # fmt: skip
+        given = {"database_url": url, "home": Path(home) if home else None, "workers": workers}
+        self.settings = settings or load_settings(**given).values
+        self.on_event = on_event
+        self.crew: Crew | None = None
+        self._server: embedded.Server | None = None
+        self._pool: asyncpg.Pool[Any] | None = None
+
+    @property
+    def pool(self) -> asyncpg.Pool[Any]:
+        """The connections of this process. Raises `UsageError` outside of `async with`."""
+        if self._pool is None:
+            raise UsageError("this App is not open", hint="use it as: async with App() as app:")
+        return self._pool
+
+    async def __aenter__(self) -> App:
+        settings = self.settings
+        if settings.database_url is None:
+            self._server = await embedded.open_server(settings.home)
+        self.url = settings.database_url or self._server.url  # type: ignore[union-attr]
+        try:
+            self._pool = await open_pool(self.url, size=6)
+            async with self._pool.acquire() as connection:
+                await migrate(connection)
+            self.blobs = Blobs(settings.home / "blobs", reserve=settings.disk_reserve)
+            self.models = ModelSource(settings, self._pool, settings.home / "spool")
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.crew is not None:
+            await self.crew.stop()
+        if hasattr(self, "models"):
+            await self.models.close()
+        if self._pool is not None:
+            await self._pool.close()
+        if self._server is not None:
+            await embedded.close_server(self._server)
+
+    async def start(
+        self, workflow: Workflow | str, sources: Sequence[Path | str], *, model: str | None = None, fresh: bool = False
+    ) -> Run:
+        """Starts a run over files and folders, or goes on with the run of the same workflow over the same inputs.
+
+        Durable from here on: whatever dies, the same call goes on where it was. `model` is bound to every step that uses
+        one and names none. `fresh` makes a new run (work that was done before is still not done again).
+        """
+        chosen = find_workflow(workflow) if isinstance(workflow, str) else workflow
+        chosen = chosen.with_model(model)
+        for spec in chosen.steps:
+            if spec.operator.uses_model and spec.model is None:
+                raise UsageError(f'step "{spec.name}" needs a model', hint='name one: start(..., model="extractive")')
+            if spec.model:
+                await self.models.open(spec.model)  # a wrong name or a missing key is found before anything is stored
+        paths = [Path(source).absolute() for source in sources]
+        inputs = canonical_json([chosen.fingerprint().hex(), self.settings.language, sorted(map(str, paths))])
+        key = None if fresh else hashlib.sha256(inputs.encode()).digest()
+        new = NewRun(chosen.name, chosen.name, chosen.engine_steps(), chosen.definition(), key, self.settings.project)
+        async with transaction(self.pool) as connection:
+            run_id, _ = await runs.find_or_create(connection, new)
+            name = (await connection.fetchrow(SQL["run_row"], run_id))["name"]
+        run = Run(self, run_id, chosen, name)
+        await self.add_inputs(run, paths)
+        await run.resume()
+        await self.start_crew()
+        return run
+
+    async def find(self, name: str) -> Run:
+        """A run by name or number. Raises `UsageError` U311."""
+        run_id = await self.pool.fetchval(SQL["run_named"], self.settings.project, name)
+        if run_id is None:
+            raise UsageError(f'there is no run "{name}"', code="U311", hint="list them: gristmill watch --list")
+        return await self._run(run_id)
+
+    async def last(self) -> Run:
+        """The run that was started last. Raises `UsageError` U312 when there is none."""
+        run_id = await self.pool.fetchval(SQL["last_run"], self.settings.project)
+        if run_id is None:
+            raise UsageError("there is no run yet", code="U312", hint="start one: gristmill run FOLDER")
+        return await self._run(run_id)
+
+    async def _run(self, run_id: int) -> Run:
+        row = await self.pool.fetchrow(SQL["run_row"], run_id)
+        return Run(self, run_id, Workflow.from_definition(row["definition"]), row["name"])
+
+    async def add_inputs(self, run: Run, paths: Sequence[Path]) -> list[str]:
+        """Stores every file below `paths` and adds what is new to the run; returns what no longer counts."""
+        kept: dict[bytes, int] = {}
+        uris: list[str] = []
+        batch: list[NewItem] = []
+        sources: dict[bytes, Source] = {}
+        for found in scan(paths):
+            item, source = await self._take(found)
+            uris.append(item.uri)
+            batch.append(item)
+            if source is not None:
+                sources[item.key] = source
+            if len(batch) >= BATCH:
+                kept |= await self._store(run, batch, sources)
+                batch, sources = [], {}
+        kept |= await self._store(run, batch, sources)
+        async with transaction(self.pool) as connection:
+            return await runs.seal(connection, run.id, [str(path) for path in paths], uris, list(kept.values()))
+
+    async def _take(self, found: Found | Unreadable) -> tuple[NewItem, Source | None]:
+        uri = str(found.path)
+        if isinstance(found, Found):
+            try:
+                digest, size = await self.blobs.write_file(found.path)
+            except InputError as error:
+                found = Unreadable(found.name, found.path, error.code, error.message)
+            else:
+                source = Source(name=found.name, blob=digest, size=size, media_type=found.media_type)
+                return NewItem(_key(uri, content_hash(source)), found.name, uri), source
+        return NewItem(_key(uri, found.code.encode()), found.name, uri, found.code, found.reason), None
+
+    async def _store(self, run: Run, batch: list[NewItem], sources: dict[bytes, Source]) -> dict[bytes, int]:
+        if not batch:
+            return {}
+        works = {
+            key: Work(_key("source", content_hash(s)), "source", "ok", 0, (NewRecord(s, ()),))
+            for key, s in sources.items()
+        }
+        async with transaction(self.pool) as connection:
+            made = await records.save(connection, list(works.values()))
+            items = [
+                NewItem(item.key, item.name, item.uri, item.code, item.reason, {"inputs": made[works[item.key].key]})
+                if item.key in works else item
+                for item in batch
+            ]  # fmt: skip
+            return await runs.add_items(connection, run.id, items)
+
+    async def start_crew(self) -> None:
+        """Starts the worker processes, unless they run already or `workers` is 0."""
+        if self.crew is not None or not self.settings.workers:
+            return
+        own = {op.path for op in load_builtin().values() if not op.module.startswith("gristmill.")}
+        arguments = ["--home", str(self.settings.home), *(part for path in sorted(own) for part in ("--load", path))]
+        # In the environment, not in the arguments: those are for everybody to read.
+        environment = {"GRISTMILL_DATABASE_URL": self.settings.database_url or "", **self._openai()}
+        logs = self.settings.home / "logs"
+        self.crew = Crew(arguments, self.settings.workers, logs, self.on_event, environment)
+        await self.crew.start()
+
+    def _openai(self) -> dict[str, str]:
+        return {"OPENAI_BASE_URL": self.settings.openai_base_url} if self.settings.openai_base_url else {}
+
+    def check_crew(self) -> None:
+        """Raises `EnvironmentProblem` E120 when all of our workers died too often."""
+        if self.crew is not None and self.crew.lost:
+            raise EnvironmentProblem(
+                "every worker died too often and is not started again", code="E120",
+                hint=f"look into {self.crew.logs}, then run the same command again", safe="finished pieces are kept",
+            )  # fmt: skip
+
+    def worker(self, name: str = "") -> Worker:
+        """A worker for this process; `await worker.run()` works until `worker.stop()`."""
+        s = self.settings
+        settings = WorkerSettings(
+            pools=s.pools, lease=s.lease, beat=s.beat, probe=s.probe, confirm=s.confirm, stall_after=s.stall_after,
+            poll=s.poll, shutdown=s.shutdown, backoff=s.backoff, name=name,
+        )  # fmt: skip
+        return Worker(self.url, RecordPerformer(self.pool, self.blobs, self.models, s.language), settings)
+
+
+def _key(place: str, content: bytes) -> bytes:
+    return hashlib.sha256(place.encode("utf-8", "surrogateescape") + b"\0" + content).digest()
+
+
+def load_file(path: str) -> None:
+    """Imports a script that defines operators, as a module of its own."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("__gristmill_script__", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["__gristmill_script__"] = module
+    spec.loader.exec_module(module)
+
+
+__all__ = ["App", "find_operator", "load_file"]

@@ -1,0 +1,114 @@
+"""gristmill db: the database, for people who want to look inside."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from gristmill.cli import options
+from gristmill.cli.options import print_json
+
+
+@click.group(name="db")
+def command() -> None:
+    """The database: status, url, psql, migrate, stop."""
+
+
+@command.command()
+@options.home
+@options.as_json
+def status(home: Path | None, as_json: bool) -> None:
+    """Whether it runs, its version, place, size and schema."""
+    options.call(_status(home, as_json))
+
+
+async def _status(home: Path | None, as_json: bool) -> int:
+    from dataclasses import asdict
+
+    from gristmill.config import load_settings
+    from gristmill.db import embedded
+    from gristmill.db.database import connect, without_password
+    from gristmill.db.migrate import newest, schema_version
+
+    settings = load_settings(home=home).values
+    if settings.database_url:
+        connection = await connect(settings.database_url)
+        document = {
+            "server": without_password(settings.database_url), "running": True,
+            "version": str(connection.get_server_version().major), "schema_version": await schema_version(connection),
+        }  # fmt: skip
+        await connection.close()
+    else:
+        document = asdict(await embedded.server_status(settings.home))
+    document["newest_schema"] = newest()
+    if as_json:
+        print_json("database", **document)
+    else:
+        for name, value in document.items():
+            click.echo(f"{name:<16} {value}")
+    return 0
+
+
+@command.command()
+@options.home
+def url(home: Path | None) -> None:
+    """Starts the server if needed and prints its URL."""
+    options.call(_url(home))
+
+
+async def _url(home: Path | None) -> int:
+    async with options.open_app(home, workers=0) as app:
+        click.echo(app.url)
+    return 0
+
+
+@command.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@options.home
+def psql(arguments: tuple[str, ...], home: Path | None) -> None:
+    """Opens psql on the database; arguments go to psql."""
+    options.call(_psql(home, arguments))
+
+
+async def _psql(home: Path | None, arguments: tuple[str, ...]) -> int:
+    import asyncio
+
+    from gristmill.db import embedded
+
+    async with options.open_app(home, workers=0) as app:
+        environment = {**os.environ, "PGOPTIONS": "-c search_path=gristmill,public"}
+        process = await asyncio.create_subprocess_exec(str(embedded.psql_path()), app.url, *arguments, env=environment)
+        return await process.wait()
+
+
+@command.command()
+@options.home
+def migrate(home: Path | None) -> None:
+    """Brings the schema up to date."""
+    options.call(_migrate(home))
+
+
+async def _migrate(home: Path | None) -> int:
+    from gristmill.db.migrate import schema_version
+
+    async with options.open_app(home, workers=0) as app:
+        click.echo(f"schema version {await schema_version(app.pool)}")
+    return 0
+
+
+@command.command()
+@options.home
+def stop(home: Path | None) -> None:
+    """Stops the embedded server; it starts again by itself when it is needed."""
+    options.call(_stop(home))
+
+
+async def _stop(home: Path | None) -> int:
+    from gristmill.config import load_settings
+    from gristmill.db import embedded
+
+    stopped = await embedded.stop_server(load_settings(home=home).values.home)
+    click.echo("stopped" if stopped else "it was not running")
+    return 0

@@ -1,0 +1,50 @@
+"""What several commands share: opening the App, printing JSON, naming a run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from gristmill.app import App
+    from gristmill.run import Run
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+home = click.option(
+    "--home", type=click.Path(path_type=Path), help="Folder of the data (default: .gristmill, or GRISTMILL_HOME)."
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+def say(text: str = "") -> None:
+    """Talk, for people: goes to standard error."""
+    click.echo(text, err=True)
+
+
+def print_json(schema: str, **document: Any) -> None:
+    """A document for programs; its first key names its shape."""
+    click.echo(json.dumps({"schema": f"gristmill.{schema}/1", **document}, ensure_ascii=False, default=str))
+
+
+def call(main: Coroutine[Any, Any, int | None]) -> None:
+    """Runs a command's coroutine and ends the process with what it returns."""
+    code = asyncio.run(main)
+    if code:
+        raise SystemExit(code)
+
+
+def open_app(home: Path | None, **arguments: Any) -> App:
+    from gristmill.app import App
+
+    return App(home=home, **arguments)
+
+
+async def chosen_run(app: App, name: str | None) -> Run:
+    """The run of that name, or the one that was started last."""
+    return await (app.find(name) if name else app.last())

@@ -1,0 +1,54 @@
+"""gristmill retry: what failed is tried once more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gristmill.cli import options
+from gristmill.cli.options import say
+
+
+@click.command(name="retry")
+@click.argument("run", required=False)
+@click.option("--cause", help="Only failures of this cause (the first digits are enough; `why` lists them).")
+@click.option("--workers", type=click.IntRange(1, 10), help="Worker processes (default: 2).")
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="Where the dataset goes.")
+@click.option("--format", "-f", "format_", help="Format of the dataset.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@options.home
+@options.as_json
+def command(
+    run: str | None, cause: str | None, workers: int | None, out: Path | None, format_: str | None, quiet: bool,
+    home: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Tries everything in RUN (default: the last one) that failed once more; inputs are looked at again."""
+    options.call(_retry(home, run, cause, workers, out, format_, quiet or as_json, as_json))
+
+
+async def _retry(
+    home: Path | None, name: str | None, cause: str | None, workers: int | None, out: Path | None,
+    format_: str | None, quiet: bool, as_json: bool,
+) -> int:  # fmt: skip
+    from gristmill.cli.run import finish, interruptible
+    from gristmill.errors import UsageError
+
+    async with options.open_app(home, workers=workers, on_event=lambda text: None if quiet else say(text)) as app:
+        stop = interruptible(app)
+        run = await options.chosen_run(app, name)
+        full = None
+        if cause:
+            known = {piece.cause for piece in await run.failures(100_000) if piece.cause}
+            found = [entry for entry in known if entry.startswith(cause.lower())]
+            if len(found) != 1:
+                raise UsageError(
+                    f"{'no cause begins' if not found else 'several causes begin'} with {cause}", code="U314",
+                    hint=f"gristmill why {run.name}",
+                )  # fmt: skip
+            full = found[0]
+        again = await run.retry(full)
+        if not as_json:
+            say(f"{again} failed pieces of {run.name} begin anew")
+        await app.start_crew()
+        return await finish(run, stop, out, format_, quiet=quiet, as_json=as_json)

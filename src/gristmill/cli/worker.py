@@ -1,0 +1,49 @@
+"""gristmill worker: one worker process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from gristmill.cli import options
+
+
+@click.command(name="worker")
+@click.option(
+    "--load", multiple=True, type=click.Path(exists=True, dir_okay=False), help="A Python file with operators."
+)
+@click.option("--name", default="", help="A name for people; identity is given by the database.")
+@click.option("--supervised", is_flag=True, help="Stop when standard input closes.")
+@options.home
+def command(load: tuple[str, ...], name: str, supervised: bool, home: Path | None) -> None:
+    """Claims tasks and works on them until SIGTERM or Ctrl-C: the first drains, the second stops at once."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    options.call(_work(home, load, name, supervised))
+
+
+async def _work(home: Path | None, load: tuple[str, ...], name: str, supervised: bool) -> int:
+    from gristmill.app import load_file
+
+    for path in load:
+        load_file(path)
+    async with options.open_app(home, workers=0) as app:
+        worker = app.worker(name)
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            if worker.stopping:
+                os._exit(130)
+            worker.stop()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_signal)
+        if supervised:
+            loop.add_reader(0, lambda: os.read(0, 1024) or (loop.remove_reader(0), worker.stop()))
+        await worker.run()
+    return 0

@@ -1,0 +1,123 @@
+"""Settings: environment over gristmill.toml over the user's own file over defaults. Every value knows its origin."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gristmill.errors import ConfigurationError
+
+FILE = "gristmill.toml"
+ENVIRONMENT = {
+    "GRISTMILL_HOME": "home",
+    "GRISTMILL_DATABASE_URL": "database_url",
+    "GRISTMILL_PROJECT": "project",
+    "GRISTMILL_WORKERS": "workers",
+    "GRISTMILL_LANGUAGE": "language",
+    "OPENAI_BASE_URL": "openai_base_url",
+}
+
+
+class Settings(BaseModel):
+    """All settings. Times are in seconds. The table in docs/reference/settings.md is made from this class."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    home: Path = Field(Path(".gristmill"), description="folder of the embedded database, the blobs and the logs")
+    database_url: str | None = Field(None, description="another PostgreSQL (14 or newer) instead of the embedded one")
+    project: str = Field("default", min_length=1, max_length=100, description="scope of runs and records")
+    language: str = Field("en", pattern=r"^[a-z]{2}(-[A-Z]{2})?$", description="language of prompts and questions")
+    openai_base_url: str | None = Field(None, description="any server that speaks OpenAI's chat completions")
+    openai_key_file: Path | None = Field(None, description="file with the key, if it is not in OPENAI_API_KEY")
+    workers: int = Field(2, ge=0, le=10, description="worker processes that `run` starts; more than 10 need `up`")
+    pools: dict[str, int] = Field(
+        {"parse": 1, "model": 32, "*": 3},
+        description="slots of each worker per pool: parsing keeps a core busy, model calls mostly wait",
+    )
+    lease: float = Field(15.0, ge=2, le=600, description="a worker whose host vanished is given up after this time")
+    beat: float = Field(3.0, ge=0.2, le=60, description="time between two renewals of the lease; five fit into it")
+    probe: float = Field(0.25, ge=0.05, le=10, description="time between two looks for dead workers")
+    confirm: float = Field(
+        0.5, ge=0.1, le=10, description="a vanished lock is believed when seen twice, this far apart"
+    )
+    stall_after: float = Field(10.0, ge=1, le=600, description="a worker that answers no ping for so long is killed")
+    poll: float = Field(1.0, ge=0.02, le=60, description="longest wait between two looks for work")
+    shutdown: float = Field(30.0, ge=0, le=3600, description="how long a stopping worker finishes what it has begun")
+    backoff: float = Field(1.0, ge=0, le=600, description="wait after the first failure; doubles, at most 300 s")
+    disk_reserve: int = Field(256 * 2**20, ge=0, description="bytes that stay free on the disk of the blobs")
+
+
+class LoadedSettings:
+    """Settings together with where each value came from ("default", "environment GRISTMILL_HOME", "gristmill.toml")."""
+
+    def __init__(self, values: Settings, origins: Mapping[str, str]) -> None:
+        self.values = values
+        self.origins = dict(origins)
+
+
+def load_settings(
+    folder: Path | None = None, environment: Mapping[str, str] | None = None, **overrides: Any
+) -> LoadedSettings:
+    """Reads all sources. `folder` (default: the working folder) is searched upward for gristmill.toml.
+
+    Raises `ConfigurationError` U201 for an unknown setting (names the nearest), U202 for a value out of range,
+    U203 for a file that is not TOML.
+    """
+    environment = os.environ if environment is None else environment
+    start = (folder or Path.cwd()).resolve()
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = dict.fromkeys(Settings.model_fields, "default")
+
+    def take(values: Mapping[str, Any], origin: str) -> None:
+        for name, value in values.items():
+            if name not in Settings.model_fields:
+                raise _unknown(name, origin)
+            merged[name] = value
+            origins[name] = origin
+
+    for file in (Path(environment.get("HOME", "~")).expanduser() / ".config/gristmill/config.toml", _upward(start)):
+        if file is not None and file.is_file():
+            take(_read(file), str(file))
+    take({name: environment[key] for key, name in ENVIRONMENT.items() if environment.get(key)}, "environment")
+    take({name: value for name, value in overrides.items() if value is not None}, "argument")
+    try:
+        values = Settings.model_validate(merged)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = str(problem["loc"][0])
+        raise ConfigurationError(
+            f"setting {name} ({origins.get(name, 'default')}): {problem['msg']}", code="U202",
+            hint=f"{Settings.model_fields[name].description}" if name in Settings.model_fields else "",
+        ) from None  # fmt: skip
+    home = values.home if values.home.is_absolute() else start / values.home
+    return LoadedSettings(values.model_copy(update={"home": home}), origins)
+
+
+def _upward(start: Path) -> Path | None:
+    for folder in (start, *start.parents):
+        if (folder / FILE).is_file():
+            return folder / FILE
+    return None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file} is not valid TOML: {error}", code="U203") from None
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}", code="U203") from None
+
+
+def _unknown(name: str, origin: str) -> ConfigurationError:
+    near = difflib.get_close_matches(name, Settings.model_fields, 1)
+    return ConfigurationError(
+        f'unknown setting "{name}" in {origin}', code="U201",
+        hint=f'did you mean "{near[0]}"?' if near else f"known: {', '.join(Settings.model_fields)}",
+    )  # fmt: skip

@@ -1,0 +1,95 @@
+"""One pool of connections per process, set up the same way everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from gristmill.errors import DatabaseProblem
+
+SCHEMA = "gristmill"
+
+# reliability 3.2.1 (g): a statement that hangs must not hang its worker; a session that hangs must not hold its locks.
+SESSION = {
+    "search_path": f"{SCHEMA},public",
+    "application_name": "gristmill",
+    "statement_timeout": "30s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "10s",
+    "timezone": "UTC",
+    "jit": "off",  # the hot statements take under a millisecond; compiling them takes ten
+}
+
+# Errors after which the same statement may simply be sent again: the server restarts, or the connection went away.
+RECONNECT = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InterfaceError,
+    ConnectionError,
+    TimeoutError,
+    OSError,
+)
+# Errors after which the transaction may be run again as it is.
+REPEAT = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
+
+
+async def connect(url: str, **settings: str) -> asyncpg.Connection[Any]:
+    """A connection outside of any pool. Raises `DatabaseProblem` D110 when there is no server at `url`."""
+    try:
+        return await asyncpg.connect(url, server_settings=SESSION | settings, timeout=10)
+    except (*RECONNECT, asyncpg.PostgresError) as error:
+        raise unreachable(url, error) from error
+
+
+async def open_pool(url: str, *, size: int = 4, name: str = "gristmill") -> asyncpg.Pool[Any]:
+    """A pool of at most `size` connections, the first of them opened. Raises `DatabaseProblem` D110."""
+    try:
+        return await asyncpg.create_pool(
+            url, min_size=1, max_size=size, server_settings=SESSION | {"application_name": name}, timeout=10,
+            max_inactive_connection_lifetime=0,
+        )  # fmt: skip
+    except (*RECONNECT, asyncpg.PostgresError) as error:
+        raise unreachable(url, error) from error
+
+
+def unreachable(url: str, error: Exception) -> DatabaseProblem:
+    """The error for a server that does not let us in; never shows the password."""
+    return DatabaseProblem(
+        f"cannot open the database {without_password(url)}: {error or type(error).__name__}",
+        code="D110",
+        hint="check that the server runs and that GRISTMILL_DATABASE_URL is right; unset it to use the embedded database",
+        safe="nothing was changed",
+    )
+
+
+def without_password(url: str) -> str:
+    """The URL with its password blotted out."""
+    head, at, tail = url.rpartition("@")
+    if not at or "://" not in head:
+        return url
+    scheme, _, user = head.partition("://")
+    return f"{scheme}://{user.split(':')[0]}:***@{tail}" if ":" in user else url
+
+
+async def reconnecting(first: float = 0.05, most: float = 2.0) -> AsyncIterator[float]:
+    """Endless delays with jitter for a loop that waits until the database is back; sleeps before each but the first."""
+    delay = 0.0
+    while True:
+        yield delay
+        delay = min(most, max(first, delay * 2))
+        await asyncio.sleep(delay * (0.5 + random.random() / 2))
+
+
+@asynccontextmanager
+async def transaction(pool: asyncpg.Pool[Any]) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """A connection of the pool inside a READ COMMITTED transaction."""
+    async with pool.acquire() as connection, connection.transaction():
+        yield connection

@@ -1,0 +1,76 @@
+-- Records, lineage and the work that made them. Insert only: "editing" a record makes another one.
+
+-- name: known_work
+select key, outcome from work where key = any ($1::bytea[]);
+
+-- name: save_work
+insert into work (key, kind, outcome, notes, task_id)
+select g.key, g.kind, g.outcome, g.notes, g.task_id
+from unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::bigint[]) as g (key, kind, outcome, notes, task_id)
+order by g.key
+on conflict (key) do nothing;
+
+-- name: save_records
+insert into record (kind, hash, work_key, ordinal, body)
+select g.kind, g.hash, g.work_key, g.ordinal, g.body
+from unnest($1::text[], $2::bytea[], $3::bytea[], $4::int[], $5::text[]) as g (kind, hash, work_key, ordinal, body)
+on conflict (work_key, ordinal) do nothing
+returning id, work_key, ordinal;
+
+-- name: records_of_work
+select id, work_key, ordinal, kind from record where work_key = any ($1::bytea[]) order by work_key, ordinal;
+
+-- name: save_lineage
+insert into lineage (record_id, parent_id, ordinal)
+select * from unnest($1::bigint[], $2::bigint[], $3::smallint[])
+on conflict do nothing;
+
+-- name: join_run
+insert into run_record (run_id, step, record_id, item_id, task_id, place)
+select g.run_id, g.step, g.record_id, g.item_id, g.task_id, g.place::int[]
+from unnest($1::bigint[], $2::smallint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[])
+    as g (run_id, step, record_id, item_id, task_id, place)
+on conflict do nothing;
+
+-- name: leave_run
+-- A barrier that ran again replaces what it said before.
+delete from run_record where run_id = $1 and step = $2;
+
+-- name: load
+select id, kind, hash, body from record where id = any ($1::bigint[]);
+
+-- name: load_family
+-- The records themselves and all their ancestors, nearest first.
+with recursive family as (
+    select unnest($1::bigint[]) as id, 0 as distance
+    union
+    select l.parent_id, f.distance + 1 from family f join lineage l on l.record_id = f.id where f.distance < 16)
+select r.id, r.kind, r.hash, r.body, min(f.distance) as distance
+from family f join record r on r.id = f.id group by r.id order by min(f.distance), r.id;
+
+-- name: of_run
+-- What a step of a run has made from inputs that still count, in the order of the inputs and of their text.
+select r.id, r.kind, r.hash, r.body
+from run_record rr join record r on r.id = rr.record_id left join item i on i.id = rr.item_id
+where rr.run_id = $1 and rr.step = $2 and (i.id is null or i.state = 'active')
+order by i.name, rr.place, r.id;
+
+-- name: dataset
+-- One row an example with everything it came from, without those that step $3 marked as duplicates.
+select e.id as record_id, e.body as example, encode(e.work_key, 'hex') as work_key, i.name as item,
+    (select json_object_agg(a.kind, a.body)::text from (
+        with recursive family as (
+            select e.id, 0 as distance
+            union
+            select l.parent_id, f.distance + 1 from family f join lineage l on l.record_id = f.id where f.distance < 16)
+        select distinct on (r.kind) r.kind, r.body from family f join record r on r.id = f.id
+        where f.distance > 0 order by r.kind, f.distance, r.id) a) as ancestors
+from run_record rr join record e on e.id = rr.record_id left join item i on i.id = rr.item_id
+where rr.run_id = $1 and rr.step = $2 and (i.id is null or i.state = 'active')
+  and not exists (
+    select 1 from run_record mark join lineage l on l.record_id = mark.record_id and l.ordinal = 0
+    where mark.run_id = $1 and mark.step = $3 and l.parent_id = e.id)
+order by i.name, rr.place, e.id;
+
+-- name: children
+select r.id, r.kind, r.body from lineage l join record r on r.id = l.record_id where l.parent_id = $1 order by r.id;

@@ -1,0 +1,42 @@
+"""The states of a task, and every change between them. SQL, tests and the diagram are checked against this table."""
+
+from __future__ import annotations
+
+from typing import Final
+
+WAITING: Final = "waiting"
+AVAILABLE: Final = "available"
+RUNNING: Final = "running"
+COMPLETED: Final = "completed"
+FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
+QUARANTINED: Final = "quarantined"
+
+STATES: Final = (WAITING, AVAILABLE, RUNNING, COMPLETED, FAILED, CANCELLED, QUARANTINED)
+OPEN: Final = frozenset({WAITING, AVAILABLE, RUNNING})
+
+# (statement in sql/queue.sql, state before, state after); "" before means that the task is made.
+TRANSITIONS: Final = frozenset(
+    {
+        ("enqueue", "", AVAILABLE),
+        ("claim", AVAILABLE, RUNNING),
+        ("settle", RUNNING, COMPLETED),
+        ("fail", RUNNING, AVAILABLE),
+        ("fail", RUNNING, FAILED),
+        ("release", RUNNING, AVAILABLE),
+        ("crash", RUNNING, AVAILABLE),
+        ("crash", RUNNING, QUARANTINED),
+        ("rescue", RUNNING, AVAILABLE),
+        ("rescue", RUNNING, QUARANTINED),
+        ("reopen", FAILED, AVAILABLE),
+        ("reopen", QUARANTINED, AVAILABLE),
+        ("cancel_tasks", WAITING, CANCELLED),
+        ("cancel_tasks", AVAILABLE, CANCELLED),
+        ("cancel_tasks", RUNNING, CANCELLED),
+    }
+)
+
+
+def allowed(before: str, after: str) -> bool:
+    """Whether some statement may change a task from `before` to `after`."""
+    return any(change[1:] == (before, after) for change in TRANSITIONS)

@@ -1,0 +1,314 @@
+"""A worker: claims tasks, has them performed, settles them in batches, and leaves nothing behind when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import random
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import asyncpg
+
+from gristmill.db.database import RECONNECT, REPEAT, open_pool, reconnecting
+from gristmill.db.migrate import check_schema
+from gristmill.engine import queue
+from gristmill.engine.heart import Heart
+from gristmill.engine.queue import Claimer, Failure, NewTask, Task
+from gristmill.engine.settling import Settler
+from gristmill.errors import Busy, GristmillError, InvalidOutput, LeaseLost, TaskError, TransientError
+
+log = logging.getLogger("gristmill.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an attempt came to. `name` is "ok", "empty" or "reused"; `value` is the performer's own."""
+
+    name: str = "ok"
+    value: Any = None
+
+
+class Performer(Protocol):
+    """The one thing the engine asks of the rooms above it."""
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Names of the operators that this process can run; it claims no others."""
+        ...
+
+    async def perform(self, task: Task, *, alone: bool = False) -> Outcome:
+        """Runs the task's operator. `alone` asks for a process of its own: the task has killed its process before."""
+        ...
+
+    async def save(
+        self, connection: asyncpg.Connection[Any], finished: Sequence[tuple[Task, Outcome]]
+    ) -> Sequence[NewTask]:
+        """Saves results inside the settling transaction and returns the tasks that follow."""
+        ...
+
+
+class ChildCrashed(TransientError):
+    """The process that ran this task alone has died; the message says how. Charged as a crash, not as a failure."""
+
+    code = "T500"
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """All times in seconds. Why these values: docs/reference/settings.md."""
+
+    pools: Mapping[str, int] = field(default_factory=lambda: {"*": 3})
+    lease: float = 15.0
+    beat: float = 3.0
+    probe: float = 0.25
+    confirm: float = 0.5
+    stall_after: float = 10.0
+    poll: float = 1.0
+    shutdown: float = 30.0
+    backoff: float = 1.0
+    settle_batch: int = 100
+    suspect_slots: int = 2
+    connections: int = 4
+    name: str = ""
+
+
+class Worker:
+    """One process incarnation. `run` returns after `stop` has drained it; it exits the process when it was buried."""
+
+    def __init__(self, url: str, performer: Performer, settings: WorkerSettings | None = None) -> None:
+        self.url = url
+        self.performer = performer
+        self.settings = settings or WorkerSettings()
+        self.lease_lapsed = False
+        self._stopping = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._busy: dict[str, int] = dict.fromkeys(self.settings.pools, 0)
+        self._suspects = 0
+        self._running: dict[asyncio.Task[None], Task] = {}
+        self._low: dict[str, int] = {}
+        self._rescanned = 0.0
+        self._poll = 0.02
+
+    async def run(self, pool: asyncpg.Pool[Any] | None = None) -> None:
+        """Registers, works until `stop` is called, drains and leaves. Raises `DatabaseProblem`."""
+        own = (
+            await open_pool(self.url, size=self.settings.connections, name="gristmill:worker") if pool is None else None
+        )
+        self.pool = pool or own
+        assert self.pool is not None  # noqa: S101
+        try:
+            await check_schema(self.pool)
+            self.claimer = await self._register(self.pool)
+            self.settler = Settler(self.pool, self.claimer, self.performer, self.settings.settle_batch, self._wake.set)
+            heart = Heart(self.url, self.claimer, self.settings, self)
+            await heart.start()
+            settling = asyncio.create_task(self.settler.run())
+            try:
+                await self._claim_until_stopped(self.pool)
+                await self._drain()
+                await self.settler.finish(settling)
+            finally:
+                settling.cancel()
+                await self._leave(self.pool)
+                await heart.stop()
+        finally:
+            if own is not None:
+                await own.close()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Claims nothing more; `run` returns when what is under way has finished or was given back."""
+        self._stopping.set()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Looks for work now instead of at the next poll; also below the watermark."""
+        self._rescanned = 0.0
+        self._wake.set()
+
+    async def _register(self, pool: asyncpg.Pool[Any]) -> Claimer:
+        import json
+
+        from gristmill import __version__
+
+        nonce = uuid.uuid4()
+        host = platform.node() or "localhost"
+        worker_id = await pool.fetchval(
+            queue.SQL["register_worker"], nonce, self.settings.name or f"{host}-{os.getpid()}", host, boot_id(),
+            os.getpid(), process_started(os.getpid()), json.dumps(dict(self.settings.pools)), __version__,
+            self.settings.lease,
+        )  # fmt: skip
+        return Claimer(worker_id, nonce)
+
+    async def _claim_until_stopped(self, pool: asyncpg.Pool[Any]) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            try:
+                claimed = await self._claim(pool)
+            except REPEAT:
+                continue
+            except RECONNECT as error:
+                await self._wait_for_database(pool, error)
+                continue
+            if claimed:
+                self._poll = 0.02
+            else:
+                self._poll = min(self.settings.poll, self._poll * 1.5)
+            await self._pause(bool(claimed))
+
+    async def _pause(self, claimed: bool) -> None:
+        """Until a slot is free, something was settled, or the poll is due. A short breath gathers slots into one claim."""
+        if self._free() and claimed:
+            await asyncio.sleep(0)
+            return
+        timeout = None if not self._free() else self._poll * random.uniform(0.8, 1.2)
+        try:
+            await asyncio.wait_for(self._wake.wait(), timeout)
+            await asyncio.sleep(0.002)
+        except TimeoutError:
+            pass
+
+    def _free(self) -> dict[str, int]:
+        if self.lease_lapsed or self.settler.backlog > 2 * self.settings.settle_batch:
+            return {}
+        sizes = self.settings.pools
+        return {pool: sizes[pool] - busy for pool, busy in self._busy.items() if busy < sizes[pool]}
+
+    async def _claim(self, pool: asyncpg.Pool[Any]) -> list[Task]:
+        free = self._free()
+        if not free:
+            return []
+        rescan = time.monotonic() - self._rescanned > 1.0
+        if rescan:  # rows that were committed late, or put back with an earlier place, lie below the watermark
+            self._low.clear()
+            self._rescanned = time.monotonic()
+        tasks = await queue.claim(pool, self.claimer, free, self.performer.kinds, low=self._low)
+        for name in free:
+            places = [task.seq for task in tasks if task.pool == name]
+            if places:
+                self._low[name] = min(places) - 500
+            else:
+                self._low.pop(name, None)
+        for task in tasks:
+            self._start(task, alone=False)
+        if rescan and self._suspects < self.settings.suspect_slots:
+            lanes = dict.fromkeys(self.settings.pools, 1)
+            for task in await queue.claim(pool, self.claimer, lanes, self.performer.kinds, suspects=True):
+                self._start(task, alone=True)
+        return tasks
+
+    def _start(self, task: Task, *, alone: bool) -> None:
+        if alone:
+            self._suspects += 1
+        else:
+            self._busy[task.pool] += 1
+        running = asyncio.create_task(self._perform(task, alone))
+        self._running[running] = task
+        running.add_done_callback(lambda done: self._ended(done, alone))
+
+    def _ended(self, done: asyncio.Task[None], alone: bool) -> None:
+        task = self._running.pop(done)
+        if alone:
+            self._suspects -= 1
+        else:
+            self._busy[task.pool] -= 1
+        self._wake.set()
+        if not done.cancelled() and done.exception() is not None:
+            log.error("task %d: its end could not be recorded", task.id, exc_info=done.exception())
+
+    async def _perform(self, task: Task, alone: bool) -> None:
+        try:
+            outcome = await self.performer.perform(task, alone=alone)
+        except asyncio.CancelledError:
+            await self._record(queue.release, [(task, 0.0, "its worker was stopped")])
+            raise
+        except LeaseLost:
+            return
+        except Busy as busy:
+            await self._record(queue.release, [(task, busy.delay, busy.reason)])
+        except ChildCrashed as crashed:
+            log.warning("task %d (%s): %s", task.id, task.kind, crashed)
+            await self._record(queue.crash, self.claimer, task, str(crashed))
+        except Exception as error:
+            failure = describe(error, self.settings.backoff)
+            log.log(logging.INFO if isinstance(error, TaskError) else logging.ERROR, "task %d (%s) failed: %s: %s",
+                    task.id, task.kind, failure.error, failure.message,
+                    exc_info=None if isinstance(error, GristmillError) else error)  # fmt: skip
+            await self._record(queue.fail, self.claimer, task, failure)
+        else:
+            self.settler.put(task, outcome)
+
+    async def _record(self, write: Any, *arguments: Any) -> None:
+        """One write that names the token, so it may be sent again until the database answers."""
+        async for _ in reconnecting():
+            try:
+                await write(self.pool, *arguments)
+                return
+            except (*RECONNECT, *REPEAT):
+                if self.lease_lapsed and self._stopping.is_set():
+                    return  # nobody can be told; the lease runs out by itself
+
+    async def _wait_for_database(self, pool: asyncpg.Pool[Any], error: Exception) -> None:
+        log.warning("the database is away (%s); waiting", error or type(error).__name__)
+        async for _ in reconnecting():
+            if self._stopping.is_set():
+                return
+            try:
+                await pool.fetchval("select 1")
+                return
+            except RECONNECT:
+                continue
+
+    async def _drain(self) -> None:
+        try:
+            await self.pool.execute(queue.SQL["drain_worker"], self.claimer.id, self.claimer.nonce)  # type: ignore[union-attr]
+        except RECONNECT:
+            pass
+        if self._running:
+            await asyncio.wait(self._running, timeout=self.settings.shutdown)
+        for running in list(self._running):
+            running.cancel()
+        if self._running:
+            await asyncio.wait(list(self._running), timeout=5)
+
+    async def _leave(self, pool: asyncpg.Pool[Any]) -> None:
+        try:
+            await pool.execute(queue.SQL["leave"], self.claimer.id, self.claimer.nonce, "stopped")
+        except RECONNECT:
+            log.warning("could not say goodbye; the lease runs out by itself")
+
+
+def describe(error: Exception, backoff: float) -> Failure:
+    """How an exception is charged: our own errors say it themselves, all others are retried."""
+    retry = isinstance(error, TransientError | InvalidOutput) or not isinstance(error, GristmillError)
+    if isinstance(error, GristmillError):
+        message, code = error.message, error.code
+    else:
+        message, code = str(error) or type(error).__name__, "T300"
+    return Failure(code=code, error=type(error).__name__, message=message, retry=retry, backoff=backoff)
+
+
+def boot_id() -> str:
+    """Differs after every boot of the machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def process_started(pid: int) -> int:
+    """When a process began, in clock ticks since boot; 0 where the system does not say. With the pid it is unique."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0

@@ -1,0 +1,240 @@
+"""A run: the thing with one progress bar, one pause button and one end. Its verbs live on the object."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gristmill.data import exports, records
+from gristmill.data.kinds import Chunk, Document, Example, Source
+from gristmill.db.database import transaction
+from gristmill.db.statements import statements
+from gristmill.engine import upkeep, workflow
+from gristmill.errors import UsageError
+from gristmill.workflow import Workflow
+
+if TYPE_CHECKING:
+    from gristmill.app import App
+
+SQL = statements("workflow")
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgress:
+    """Counts of one step, summed from committed deltas. `waiting` includes what waits for a later time."""
+
+    name: str
+    barrier: bool
+    completed: int
+    running: int
+    waiting: int
+    failed: int
+    empty: int
+    reused: int
+
+    @property
+    def total(self) -> int:
+        return self.completed + self.running + self.waiting + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`state` is running, paused, completed, partial, failed or cancelled; `seconds` is the time of this epoch."""
+
+    run_id: int
+    name: str
+    state: str
+    epoch: int
+    seconds: float
+    steps: tuple[StepProgress, ...]
+    unreadable: int
+
+    @property
+    def ended(self) -> bool:
+        return self.state in workflow.ENDED
+
+    @property
+    def failed(self) -> int:
+        return self.unreadable + sum(step.failed for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A committed fact. `seq` grows without gaps that a reader could miss."""
+
+    seq: int
+    name: str
+    run_id: int | None
+    item_id: int | None
+    task_id: int | None
+    worker_id: int | None
+    body: dict[str, Any]
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedPiece:
+    """One thing that failed: an input that cannot be read, or a task, with the reason of its last attempt."""
+
+    item: str
+    step: str | None
+    state: str
+    code: str
+    message: str
+    cause: str | None
+    task_id: int | None
+
+
+class Run:
+    """A handle on a run in the database; any process may hold one. Made by `App.start`, `App.find` and `App.last`."""
+
+    def __init__(self, app: App, run_id: int, definition: Workflow, name: str) -> None:
+        self.app = app
+        self.id = run_id
+        self.workflow = definition
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<Run {self.name}>"
+
+    async def progress(self) -> Progress:
+        """Where everything is, from the folded counters: no table of tasks is counted."""
+        async with transaction(self.app.pool) as connection:
+            row = await connection.fetchrow(SQL["run_row"], self.id)
+            steps = await connection.fetch(SQL["progress"], self.id)
+            unreadable = await connection.fetch(SQL["unreadable"], self.id, 10_000)
+        return Progress(
+            self.id, row["name"], row["state"], row["epoch"], row["seconds"], tuple(_step(s) for s in steps),
+            len(unreadable),
+        )  # fmt: skip
+
+    async def events(self, after: int | None = None, *, poll: float = 0.2) -> AsyncIterator[Event]:
+        """The run's events in order, live, until it has ended. `after` is the `seq` of the last one already seen."""
+        last = after if after is not None else 0
+        while True:
+            ended = (await self.progress()).ended
+            async with self.app.pool.acquire() as connection:
+                await upkeep.fold(connection)
+                rows = await connection.fetch(upkeep.SQL["events_after"], last, self.id, 500)
+            for row in rows:
+                last = row["seq"]
+                yield Event(
+                    row["seq"], row["name"], row["run_id"], row["item_id"], row["task_id"], row["worker_id"],
+                    json.loads(row["body"]), row["at"].isoformat(),
+                )  # fmt: skip
+            if ended and not rows:
+                return
+            if not rows:
+                await asyncio.sleep(poll)
+
+    async def wait(self, *, poll: float = 0.2) -> Progress:
+        """Until the run has ended; returns its last progress. Raises `EnvironmentProblem` when no worker is left."""
+        while True:
+            progress = await self.progress()
+            if progress.ended:
+                async with self.app.pool.acquire() as connection:
+                    await upkeep.fold(connection)
+                return await self.progress()
+            self.app.check_crew()
+            await asyncio.sleep(poll)
+
+    async def pause(self) -> bool:
+        """Nothing more is claimed; what is under way finishes. False when it was not running."""
+        return await self.app.pool.fetchval(SQL["pause"], self.id) is not None
+
+    async def resume(self) -> bool:
+        """Goes on after `pause`. False when it was not paused."""
+        return await self.app.pool.fetchval(SQL["resume"], self.id) is not None
+
+    async def cancel(self) -> int:
+        """Ends the run now; results that are on their way are refused, what was recorded stays. Returns the number
+        of tasks that were cancelled."""
+        async with transaction(self.app.pool) as connection:
+            return await workflow.cancel(connection, self.id)
+
+    async def retry(self, cause: str | None = None) -> int:
+        """Looks at the inputs again and tries everything that failed once more (or what failed of one `cause`, in hex,
+        as `failures` gives it). Returns how many tasks begin anew, new inputs not counted."""
+        row = await self.app.pool.fetchrow(SQL["run_row"], self.id)
+        await self.app.add_inputs(self, [Path(path) for path in json.loads(row["inputs"])])
+        async with transaction(self.app.pool) as connection:
+            return await workflow.retry(connection, self.id, bytes.fromhex(cause) if cause else None)
+
+    async def failures(self, limit: int = 1000) -> list[FailedPiece]:
+        """What failed, with the reason of the last attempt."""
+        broken = [
+            FailedPiece(row["name"], None, "unreadable", row["code"], row["reason"], None, None)
+            for row in await self.app.pool.fetch(SQL["unreadable"], self.id, limit)
+        ]
+        for row in await self.app.pool.fetch(SQL["failures"], self.id, limit):
+            broken.append(
+                FailedPiece(
+                    row["item"] or "(whole run)",
+                    row["step_name"],
+                    row["state"],
+                    row["code"] or "",
+                    row["message"] or "",
+                    row["cause"].hex() if row["cause"] else None,
+                    row["task_id"],
+                )  # fmt: skip
+            )
+        return broken
+
+    async def held_by(self) -> list[tuple[str, str, int]]:
+        """Why waiting tasks wait: (step, reason, tasks), the largest group first."""
+        return [tuple(row) for row in await self.app.pool.fetch(SQL["held_by"], self.id)]
+
+    async def rows(self) -> AsyncIterator[exports.Row]:
+        """The dataset in the order of the inputs, duplicates left out, each row with where it came from."""
+        kinds = [spec.operator.output_types for spec in self.workflow.steps]
+        making = [at for at, types in enumerate(kinds) if Example in types]
+        if not making:
+            raise UsageError(f'workflow "{self.workflow.name}" makes no examples', code="U310")
+        marking = making[-1] + 1
+        async with self.app.pool.acquire() as connection, connection.transaction(readonly=True):
+            await connection.execute("set local statement_timeout = 0")
+            async for row in connection.cursor(records.SQL["dataset"], self.id, making[-1], marking, prefetch=500):
+                yield _dataset_row(row, self.name)
+
+    async def export(self, path: Path | str, format: str | None = None) -> exports.Manifest:
+        """Writes the dataset to a file. Formats: docs/reference/formats.md; without one the suffix decides."""
+        target = Path(path)
+        return await exports.export(self.rows(), target, exports.infer_format(target, format))
+
+
+def _step(row: Any) -> StepProgress:
+    counts: dict[str, int] = json.loads(row["counts"])
+    return StepProgress(
+        name=row["name"], barrier=row["barrier"], completed=counts.get("completed", 0), running=counts.get("running", 0),
+        waiting=counts.get("available", 0) + counts.get("waiting", 0),
+        failed=counts.get("failed", 0) + counts.get("quarantined", 0), empty=counts.get("empty", 0),
+        reused=counts.get("reused", 0),
+    )  # fmt: skip
+
+
+def _dataset_row(row: Any, run: str) -> exports.Row:
+    example = Example.model_validate_json(row["example"])
+    family: dict[str, str] = json.loads(row["ancestors"] or "{}")
+    chunk = Chunk.model_validate_json(family["chunk"]) if "chunk" in family else None
+    document = Document.model_validate_json(family["document"]) if "document" in family else None
+    source = Source.model_validate_json(family["source"]) if "source" in family else None
+    return exports.Row(
+        question=example.question, answer=example.answer, quote=example.quote, record_id=row["record_id"],
+        source=source.name if source else row["item"], document_title=document.title if document else None,
+        chunk=chunk.text if chunk else "", page_start=chunk.page_start if chunk else None,
+        page_end=chunk.page_end if chunk else None, start=chunk.start if chunk else None,
+        end=chunk.end if chunk else None, evidence_start=example.evidence_start, evidence_end=example.evidence_end,
+        heading_path=chunk.heading_path if chunk else (), run=run, model=example.model, work_key=row["work_key"],
+    )  # fmt: skip
+
+
+def by_cause(pieces: Sequence[FailedPiece]) -> list[tuple[FailedPiece, int]]:
+    """Failures grouped: one sample a cause, and how many there are, the largest group first."""
+    groups: dict[str, list[FailedPiece]] = {}
+    for piece in pieces:
+        groups.setdefault(piece.cause or f"{piece.code}:{piece.message}", []).append(piece)
+    return sorted(((group[0], len(group)) for group in groups.values()), key=lambda entry: -entry[1])
