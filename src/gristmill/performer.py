@@ -24,7 +24,7 @@ from gristmill.llm.model import Model
 from gristmill.llm.prompt import load_prompt
 from gristmill.llm.structured import Asker
 from gristmill.operators.children import Children
-from gristmill.operators.operator import Context, Produced, StepSpec, load_builtin, parse_body, run_operator
+from gristmill.operators.operator import Context, Produced, StepSpec, parse_body, registered, run_operator
 from gristmill.operators.protocol import error_from_json
 from gristmill.workflow import Workflow
 
@@ -64,7 +64,7 @@ class RecordPerformer:
         self.models = models
         self.language = language
         self.children = Children()
-        self.kinds: Sequence[str] = sorted(load_builtin())
+        self.kinds: Sequence[str] = sorted(registered())
         self._workflows: dict[int, Workflow] = {}
 
     async def perform(self, task: Task, *, alone: bool = False) -> Outcome:

@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+import asyncpg
+
+from gristmill.bindings import ModelSource
+from gristmill.config import Settings
 from gristmill.data import exports, records
 from gristmill.data.kinds import Chunk, Document, Example, Source
-from gristmill.db.database import transaction
+from gristmill.db.database import RECONNECT, reconnecting, transaction
 from gristmill.db.statements import statements
 from gristmill.engine import upkeep, workflow
-from gristmill.errors import UsageError
+from gristmill.errors import DatabaseProblem, UsageError
 from gristmill.workflow import Workflow
 
-if TYPE_CHECKING:
-    from gristmill.app import App
-
 SQL = statements("workflow")
+log = logging.getLogger("gristmill.run")
+
+
+class Host(Protocol):
+    """What a run needs of the App that it belongs to."""
+
+    settings: Settings
+    models: ModelSource
+
+    @property
+    def pool(self) -> asyncpg.Pool[Any]: ...
+
+    async def revive(self) -> None: ...
+
+    def check_crew(self) -> None: ...
+
+    async def add_inputs(self, run: Run, paths: Sequence[Path]) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +111,7 @@ class FailedPiece:
 class Run:
     """A handle on a run in the database; any process may hold one. Made by `App.start`, `App.find` and `App.last`."""
 
-    def __init__(self, app: App, run_id: int, definition: Workflow, name: str) -> None:
+    def __init__(self, app: Host, run_id: int, definition: Workflow, name: str) -> None:
         self.app = app
         self.id = run_id
         self.workflow = definition
@@ -102,7 +121,22 @@ class Run:
         return f"<Run {self.name}>"
 
     async def progress(self) -> Progress:
-        """Where everything is, from the folded counters: no table of tasks is counted."""
+        """Where everything is, from the folded counters: no table of tasks is counted. Waits while the database is
+        away, and starts the embedded one again if it was killed."""
+        async for _ in reconnecting():
+            try:
+                return await self._progress()
+            except (*RECONNECT, DatabaseProblem):
+                await self._revive()
+        raise AssertionError
+
+    async def _revive(self) -> None:
+        try:
+            await self.app.revive()
+        except DatabaseProblem as problem:
+            log.warning("the database is away: %s", problem)
+
+    async def _progress(self) -> Progress:
         async with transaction(self.app.pool) as connection:
             row = await connection.fetchrow(SQL["run_row"], self.id)
             steps = await connection.fetch(SQL["progress"], self.id)
@@ -170,18 +204,13 @@ class Run:
             FailedPiece(row["name"], None, "unreadable", row["code"], row["reason"], None, None)
             for row in await self.app.pool.fetch(SQL["unreadable"], self.id, limit)
         ]
-        for row in await self.app.pool.fetch(SQL["failures"], self.id, limit):
-            broken.append(
-                FailedPiece(
-                    row["item"] or "(whole run)",
-                    row["step_name"],
-                    row["state"],
-                    row["code"] or "",
-                    row["message"] or "",
-                    row["cause"].hex() if row["cause"] else None,
-                    row["task_id"],
-                )  # fmt: skip
+        broken += [
+            FailedPiece(
+                row["item"] or "(whole run)", row["step_name"], row["state"], row["code"] or "", row["message"] or "",
+                row["cause"].hex() if row["cause"] else None, row["task_id"],
             )
+            for row in await self.app.pool.fetch(SQL["failures"], self.id, limit)
+        ]  # fmt: skip
         return broken
 
     async def held_by(self) -> list[tuple[str, str, int]]:
@@ -209,7 +238,8 @@ class Run:
 def _step(row: Any) -> StepProgress:
     counts: dict[str, int] = json.loads(row["counts"])
     return StepProgress(
-        name=row["name"], barrier=row["barrier"], completed=counts.get("completed", 0), running=counts.get("running", 0),
+        name=row["name"], barrier=row["barrier"], completed=counts.get("completed", 0),
+        running=counts.get("running", 0),
         waiting=counts.get("available", 0) + counts.get("waiting", 0),
         failed=counts.get("failed", 0) + counts.get("quarantined", 0), empty=counts.get("empty", 0),
         reused=counts.get("reused", 0),
@@ -223,12 +253,12 @@ def _dataset_row(row: Any, run: str) -> exports.Row:
     document = Document.model_validate_json(family["document"]) if "document" in family else None
     source = Source.model_validate_json(family["source"]) if "source" in family else None
     return exports.Row(
-        question=example.question, answer=example.answer, quote=example.quote, record_id=row["record_id"],
-        source=source.name if source else row["item"], document_title=document.title if document else None,
-        chunk=chunk.text if chunk else "", page_start=chunk.page_start if chunk else None,
+        question=example.question, answer=example.answer, quote=example.quote, record_id=str(row["record_id"]),
+        source=source.name if source else row["item"], title=document.title if document else None,
+        chunk=chunk.text if chunk else None, page_start=chunk.page_start if chunk else None,
         page_end=chunk.page_end if chunk else None, start=chunk.start if chunk else None,
         end=chunk.end if chunk else None, evidence_start=example.evidence_start, evidence_end=example.evidence_end,
-        heading_path=chunk.heading_path if chunk else (), run=run, model=example.model, work_key=row["work_key"],
+        heading_path=chunk.heading_path if chunk else (), run=run, model=example.model, work=row["work_key"],
     )  # fmt: skip
 
 

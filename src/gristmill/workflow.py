@@ -11,6 +11,7 @@ from typing import Any
 from gristmill.data.kinds import canonical_json, kind_of
 from gristmill.engine.workflow import Step
 from gristmill.errors import UsageError, WorkflowError
+from gristmill.operators import answer, ask, dedup, parse, split
 from gristmill.operators.operator import Operator, StepSpec, find_operator
 
 
@@ -115,8 +116,7 @@ class Workflow:
 
 def qa_workflow() -> Workflow:
     """Documents to questions and answers: parse, split, ask, answer, and mark near-duplicates over the whole run."""
-    names = ("parse", "split", "ask", "answer", "dedup")
-    return Workflow("qa", [find_operator(name) for name in names])
+    return Workflow("qa", [parse, split, ask, answer, dedup])
 
 
 WORKFLOWS = {"qa": qa_workflow}

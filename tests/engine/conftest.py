@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +108,10 @@ def processes(database_url: str, tmp_path: Path) -> Iterator[Processes]:
 
 
 @pytest.fixture
-async def watching(pool: asyncpg.Pool[Any]) -> AsyncIterator[Callable[[str], Awaitable[Any]]]:
+async def watching(pool: asyncpg.Pool[Any]) -> Callable[..., Awaitable[Any]]:
     """`await watching("select ...")` polls until the query gives something true."""
 
     async def watch(sql: str, *arguments: Any, limit: float = 30.0) -> Any:
         return await until(lambda: pool.fetchval(sql, *arguments), limit)
 
-    yield watch
+    return watch

@@ -145,9 +145,7 @@ async def test_the_same_worker_with_an_older_claim_cannot_finish_either(
     assert await queue.settle(pool, claimer, [(newer, "ok")]) == {newer.id}
 
 
-async def test_a_failure_is_retried_until_the_attempts_are_spent(
-    pool: Any, claimer: Claimer, enqueue: Enqueue
-) -> None:
+async def test_a_failure_is_retried_until_the_attempts_are_spent(pool: Any, claimer: Claimer, enqueue: Enqueue) -> None:
     await enqueue({}, max_attempts=3)
     states = []
     for _ in range(3):
@@ -313,7 +311,9 @@ async def test_counters_add_up_to_the_states_of_the_tasks(
         states = {row[0]: row[1] for row in await connection.fetch("select state, count(*) from task group by 1")}
         sums = {
             row[0]: row[1]
-            for row in await connection.fetch("select name, sum(n)::int from counter_delta group by 1 having sum(n) <> 0")
+            for row in await connection.fetch(
+                "select name, sum(n)::int from counter_delta group by 1 having sum(n) <> 0"
+            )
         }
     assert {name: n for name, n in sums.items() if name in states} == states
     assert sums["empty"] == 1

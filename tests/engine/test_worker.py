@@ -220,9 +220,7 @@ async def test_a_run_ends_exactly_once(
     assert await pool.fetchval("select count(*) from event where name = 'run.end'") == 1
 
 
-async def test_a_worker_refuses_an_old_schema_and_says_which_command_helps(
-    processes: Processes, pool: Any
-) -> None:
+async def test_a_worker_refuses_an_old_schema_and_says_which_command_helps(processes: Processes, pool: Any) -> None:
     await pool.execute("delete from schema_migration where version = (select max(version) from schema_migration)")
     worker = processes.start()
     assert await asyncio.to_thread(worker.wait, 15) != 0

@@ -49,12 +49,12 @@ class Commands(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         try:
             return super().resolve_command(ctx, args)
-        except click.UsageError as error:
+        except click.UsageError:
             import difflib
 
             near = difflib.get_close_matches(args[0], COMMANDS, 1)
             if near:
-                error.message += f' Did you mean "{near[0]}"?'
+                raise click.UsageError(f'No such command "{args[0]}". Did you mean "{near[0]}"?', ctx) from None
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

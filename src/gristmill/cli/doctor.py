@@ -103,8 +103,7 @@ async def _look(home: Path | None, models: tuple[str, ...]) -> list[Finding]:
             found.append(Finding("warn", "workers", f"{late} are late; the next worker takes their tasks over"))
         key = "set" if os.environ.get("OPENAI_API_KEY") else "not set (the model extractive needs none)"
         found.append(Finding("ok", "key", f"OPENAI_API_KEY is {key}"))
-        for spec in models:
-            found.append(await _ask(app, spec))
+        found += [await _ask(app, spec) for spec in models]
     return found
 
 

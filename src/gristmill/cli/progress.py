@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections import deque
@@ -128,10 +129,8 @@ async def follow(run: Run, stop: asyncio.Event, *, quiet: bool = False, talk: de
                     live.update(live_table(final, rates, ""))
                 return final
             run.app.check_crew()
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), REFRESH)
-            except TimeoutError:
-                pass
     finally:
         if live is not None:
             live.stop()

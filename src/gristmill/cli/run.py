@@ -57,7 +57,7 @@ def command(
     missing = [path for path in paths if not path.exists() and not path.is_symlink()]
     if len(missing) == len(paths):
         raise UsageError(f"there is no such file or folder: {', '.join(map(str, missing))}", code="U101")
-    wanted = dict(workflow=workflow, model=model, assignments=assignments, paths=paths, fresh=fresh)
+    wanted = {"workflow": workflow, "model": model, "assignments": assignments, "paths": paths, "fresh": fresh}
     if plan:
         options.call(_plan(home, wanted, as_json))
     else:
@@ -124,6 +124,7 @@ async def finish(
 ) -> int:  # fmt: skip
     """Follows a run to its end, shows what came of it, and writes the dataset. Returns the exit code."""
     from gristmill.cli.progress import follow
+    from gristmill.cli.why import failure_json
 
     before = await run.progress()
     nothing_to_do = before.ended
@@ -138,7 +139,7 @@ async def finish(
             "run", run=run.name, state=progress.state, seconds=round(progress.seconds, 3),
             nothing_to_do=nothing_to_do, rows=manifest.rows, dataset=str(manifest.path), format=manifest.format,
             steps=[_step_json(step) for step in progress.steps], usage=await run.app.models.usage(run.id),
-            failures=[_failure_json(piece) for piece in failures],
+            failures=[failure_json(piece) for piece in failures],
         )  # fmt: skip
     else:
         await _report(run, progress, manifest, failures, nothing_to_do)
@@ -196,11 +197,4 @@ def _step_json(step: Any) -> dict[str, Any]:
     return {
         "name": step.name, "completed": step.completed, "running": step.running, "waiting": step.waiting,
         "failed": step.failed, "empty": step.empty, "reused": step.reused,
-    }  # fmt: skip
-
-
-def _failure_json(piece: Any) -> dict[str, Any]:
-    return {
-        "item": piece.item, "step": piece.step, "state": piece.state, "code": piece.code, "message": piece.message,
-        "cause": piece.cause,
     }  # fmt: skip

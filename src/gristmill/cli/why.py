@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gristmill.cli import options
 from gristmill.cli.options import print_json, say
+
+if TYPE_CHECKING:
+    from gristmill.run import FailedPiece
 
 
 @click.command(name="why")
@@ -31,9 +34,7 @@ async def _why(home: Path | None, name: str | None, as_json: bool) -> int:
         print_json(
             "why", run=run.name, state=progress.state,
             held_by=[{"step": step, "reason": reason, "tasks": n} for step, reason, n in held],
-            failures=[
-                {"item": p.item, "step": p.step, "code": p.code, "message": p.message, "cause": p.cause} for p in failures
-            ],
+            failures=[failure_json(piece) for piece in failures],
         )  # fmt: skip
         return 0
     click.echo(f"{run.name}: {progress.state}")
@@ -44,6 +45,13 @@ async def _why(home: Path | None, name: str | None, as_json: bool) -> int:
     elif not held:
         click.echo("  nothing waits and nothing failed")
     return 0
+
+
+def failure_json(piece: FailedPiece) -> dict[str, Any]:
+    return {
+        "item": piece.item, "step": piece.step, "state": piece.state, "code": piece.code, "message": piece.message,
+        "cause": piece.cause,
+    }  # fmt: skip
 
 
 def show_failures(run: str, failures: list[Any], *, to_stdout: bool = False, most: int = 8) -> None:

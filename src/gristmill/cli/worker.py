@@ -41,9 +41,14 @@ async def _work(home: Path | None, load: tuple[str, ...], name: str, supervised:
                 os._exit(130)
             worker.stop()
 
+        def on_input() -> None:
+            if not os.read(0, 1024):  # whoever started us is gone
+                loop.remove_reader(0)
+                worker.stop()
+
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_signal)
         if supervised:
-            loop.add_reader(0, lambda: os.read(0, 1024) or (loop.remove_reader(0), worker.stop()))
+            loop.add_reader(0, on_input)
         await worker.run()
     return 0

@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-BODY_LIMIT = 1024 * 1024  # bytes of JSON; anything larger belongs in a blob (reliability: a row must stay cheap to read)
+BODY_LIMIT = (
+    1024 * 1024
+)  # bytes of JSON; anything larger belongs in a blob (reliability: a row must stay cheap to read)
 
 
 class Body(BaseModel):

@@ -33,6 +33,7 @@ RECONNECT = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what asyncpg raises when the server is killed in the middle of a reply
     ConnectionError,
     TimeoutError,
     OSError,
@@ -54,10 +55,14 @@ async def open_pool(url: str, *, size: int = 4, name: str = "gristmill") -> asyn
     try:
         return await asyncpg.create_pool(
             url, min_size=1, max_size=size, server_settings=SESSION | {"application_name": name}, timeout=10,
-            max_inactive_connection_lifetime=0,
+            max_inactive_connection_lifetime=0, reset=_keep,
         )  # fmt: skip
     except (*RECONNECT, asyncpg.PostgresError) as error:
         raise unreachable(url, error) from error
+
+
+async def _keep(connection: asyncpg.Connection[Any]) -> None:
+    """Nothing of ours outlives its transaction, so a returned connection needs no cleaning: one round trip less."""
 
 
 def unreachable(url: str, error: Exception) -> DatabaseProblem:
@@ -65,7 +70,7 @@ def unreachable(url: str, error: Exception) -> DatabaseProblem:
     return DatabaseProblem(
         f"cannot open the database {without_password(url)}: {error or type(error).__name__}",
         code="D110",
-        hint="check that the server runs and that GRISTMILL_DATABASE_URL is right; unset it to use the embedded database",
+        hint="check that the server runs and that GRISTMILL_DATABASE_URL is right; without it the embedded one is used",
         safe="nothing was changed",
     )
 

@@ -78,7 +78,8 @@ async def migrate(connection: asyncpg.Connection[Any]) -> list[Migration]:
                 if known[migration.version] != migration.checksum:
                     raise DatabaseProblem(
                         f"migration {migration.version} ({migration.name}) was applied with another text", code="D121",
-                        hint="this database was made by a development version; start a new one", safe="nothing was changed",
+                        hint="this database was made by a development version; start a new one",
+                        safe="nothing was changed",
                     )  # fmt: skip
                 continue
             await connection.execute(f"set local search_path = {SCHEMA}, public")

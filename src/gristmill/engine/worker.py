@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
 import os
 import platform
 import random
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +24,8 @@ from gristmill.engine import queue
 from gristmill.engine.heart import Heart
 from gristmill.engine.queue import Claimer, Failure, NewTask, Task
 from gristmill.engine.settling import Settler
-from gristmill.errors import Busy, GristmillError, InvalidOutput, LeaseLost, TaskError, TransientError
+from gristmill.errors import Busy, DatabaseProblem, GristmillError, InvalidOutput, LeaseLost, TaskError, TransientError
+from gristmill.version import __version__
 
 log = logging.getLogger("gristmill.worker")
 
@@ -82,8 +85,13 @@ class WorkerSettings:
 class Worker:
     """One process incarnation. `run` returns after `stop` has drained it; it exits the process when it was buried."""
 
-    def __init__(self, url: str, performer: Performer, settings: WorkerSettings | None = None) -> None:
+    def __init__(
+        self, url: str, performer: Performer, settings: WorkerSettings | None = None, nonce: uuid.UUID | None = None,
+        revive: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:  # fmt: skip
         self.url = url
+        self.nonce = nonce or uuid.uuid4()
+        self.revive = revive  # called when the database is away: an embedded server has to be started again
         self.performer = performer
         self.settings = settings or WorkerSettings()
         self.lease_lapsed = False
@@ -112,7 +120,7 @@ class Worker:
             settling = asyncio.create_task(self.settler.run())
             try:
                 await self._claim_until_stopped(self.pool)
-                await self._drain()
+                await self._drain(self.pool)
                 await self.settler.finish(settling)
             finally:
                 settling.cancel()
@@ -137,18 +145,13 @@ class Worker:
         self._wake.set()
 
     async def _register(self, pool: asyncpg.Pool[Any]) -> Claimer:
-        import json
-
-        from gristmill import __version__
-
-        nonce = uuid.uuid4()
         host = platform.node() or "localhost"
         worker_id = await pool.fetchval(
-            queue.SQL["register_worker"], nonce, self.settings.name or f"{host}-{os.getpid()}", host, boot_id(),
+            queue.SQL["register_worker"], self.nonce, self.settings.name or f"{host}-{os.getpid()}", host, boot_id(),
             os.getpid(), process_started(os.getpid()), json.dumps(dict(self.settings.pools)), __version__,
             self.settings.lease,
         )  # fmt: skip
-        return Claimer(worker_id, nonce)
+        return Claimer(worker_id, self.nonce)
 
     async def _claim_until_stopped(self, pool: asyncpg.Pool[Any]) -> None:
         while not self._stopping.is_set():
@@ -167,7 +170,7 @@ class Worker:
             await self._pause(bool(claimed))
 
     async def _pause(self, claimed: bool) -> None:
-        """Until a slot is free, something was settled, or the poll is due. A short breath gathers slots into one claim."""
+        """Until a slot is free, something was settled, or the poll is due; a short breath gathers slots into one claim."""
         if self._free() and claimed:
             await asyncio.sleep(0)
             return
@@ -264,16 +267,16 @@ class Worker:
             if self._stopping.is_set():
                 return
             try:
+                if self.revive is not None:
+                    await self.revive()
                 await pool.fetchval("select 1")
                 return
-            except RECONNECT:
-                continue
+            except (*RECONNECT, DatabaseProblem) as problem:
+                log.info("still away: %s", problem)
 
-    async def _drain(self) -> None:
-        try:
-            await self.pool.execute(queue.SQL["drain_worker"], self.claimer.id, self.claimer.nonce)  # type: ignore[union-attr]
-        except RECONNECT:
-            pass
+    async def _drain(self, pool: asyncpg.Pool[Any]) -> None:
+        with contextlib.suppress(*RECONNECT):
+            await pool.execute(queue.SQL["drain_worker"], self.claimer.id, self.claimer.nonce)
         if self._running:
             await asyncio.wait(self._running, timeout=self.settings.shutdown)
         for running in list(self._running):

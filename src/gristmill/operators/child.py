@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import traceback
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import BaseModel
 
@@ -40,6 +40,9 @@ class RemoteModel:
 
     async def close(self) -> None:
         """Nothing to close: the connection belongs to the worker."""
+
+
+_channel: BinaryIO  # to the worker; opened by `main`
 
 
 def _read() -> dict[str, Any]:
@@ -103,8 +106,8 @@ def main() -> None:
     from gristmill.engine.beat import die_with
 
     die_with(int(sys.argv[1]))
-    global _channel
-    # What an operator prints must not end up between our messages: the channel is a copy, standard output goes to stderr.
+    global _channel  # noqa: PLW0603 - one process, one channel
+    # What an operator prints must not end up between our messages: the channel is a copy, its output goes to stderr.
     _channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     _write({"ready": True})

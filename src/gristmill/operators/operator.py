@@ -10,7 +10,6 @@ remain are options, set by `shout.using(mark="?")` and checked against their ann
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import logging
 import typing
@@ -149,8 +148,8 @@ def operator(
     """Registers a function as the operator `name`. The name is stored, not the path, so the function may move.
 
     `timeout` is in seconds; `attempts` counts handled failures; `isolate=True` runs it in a process of its own, one
-    task at a time, for code that blocks, crashes or eats memory; `model=True` says that it calls a model, so that the model
-    becomes part of the work's identity; `prompts` names the prompt files it uses, for the same reason.
+    task at a time, for code that blocks, crashes or eats memory; `model=True` says that it calls a model, so that the
+    model becomes part of the work's identity; `prompts` names the prompt files it uses, for the same reason.
     """
 
     def register(function: Callable[..., Any]) -> Operator:
@@ -165,22 +164,15 @@ def operator(
 
 
 def find_operator(name: str) -> Operator:
-    """The operator of that name; the built-in ones are imported on first use. Raises `UsageError`."""
-    if name not in _REGISTRY:
-        load_builtin()
+    """The operator of that name. Raises `UsageError`."""
     try:
         return _REGISTRY[name]
     except KeyError:
         raise UsageError(f'there is no operator "{name}"', hint=f"known: {', '.join(sorted(_REGISTRY))}") from None
 
 
-BUILTIN = ("parse", "split", "ask", "answer", "dedup")
-
-
-def load_builtin() -> dict[str, Operator]:
-    """Imports the built-in operators and returns everything that is registered."""
-    for module in BUILTIN:
-        importlib.import_module(f"gristmill.operators.{module}")
+def registered() -> dict[str, Operator]:
+    """All operators of this process by name. The built-in ones came with the package `gristmill.operators`."""
     return dict(_REGISTRY)
 
 
@@ -188,14 +180,14 @@ def _describe(
     function: Callable[..., Any], name: str, version: int, pool: str, attempts: int, timeout: float,
     barrier: bool, isolate: bool, model: bool, prompts: tuple[str, ...],
 ) -> Operator:  # fmt: skip
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(function, include_extras=True)  # ranges of options live in Annotated
     signature = inspect.signature(function)
     input_type: type[BaseModel] | None = None
     context_parameter = None
     ancestor_types: dict[str, type[BaseModel]] = {}
     options: dict[str, Any] = {}
     for parameter in signature.parameters.values():
-        annotation = hints.get(parameter.name)
+        annotation: Any = hints.get(parameter.name)
         if annotation is Context:
             context_parameter = parameter.name
         elif input_type is None:
@@ -213,7 +205,8 @@ def _describe(
         context_parameter=context_parameter,
         options_model=create_model(f"{name}_options", __config__=ConfigDict(extra="forbid"), **options),
         output_types=_outputs(hints.get("return"), name), pool=pool, attempts=attempts, timeout=timeout,
-        barrier=barrier, isolate=isolate, uses_model=model, prompts=prompts, module=function.__module__, path=function.__code__.co_filename,
+        barrier=barrier, isolate=isolate, uses_model=model, prompts=prompts, module=function.__module__,
+        path=function.__code__.co_filename,
     )  # fmt: skip
 
 
@@ -222,13 +215,14 @@ def _is_body(annotation: Any) -> bool:
 
 
 def _record_type(annotation: Any, barrier: bool, name: str) -> type[BaseModel]:
+    wanted: Any = annotation
     if barrier:
         inner = typing.get_args(annotation)
-        annotation = inner[0] if typing.get_origin(annotation) in (list, Sequence) and inner else None
-    if annotation is None or not _is_body(annotation):
-        wanted = "list[SomeModel]" if barrier else "a pydantic model"
-        raise UsageError(f'operator "{name}": annotate its first parameter with {wanted}')
-    return typing.cast(type[BaseModel], annotation)
+        wanted = inner[0] if typing.get_origin(annotation) in (list, Sequence) and inner else None
+    if isinstance(wanted, type) and issubclass(wanted, BaseModel):
+        return wanted
+    needed = "list[SomeModel]" if barrier else "a pydantic model"
+    raise UsageError(f'operator "{name}": annotate its first parameter with {needed}')
 
 
 def _outputs(annotation: Any, name: str) -> tuple[type[BaseModel], ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gristmill import errors
 from gristmill.errors import Busy, GristmillError, TaskError, TransientError
-from gristmill.llm.model import Answer, Message, Request, Usage
+from gristmill.llm.model import Answer, Message, Request, UnusableAnswer, Usage
 
 LINE_LIMIT = 64 * 1024 * 1024  # bytes of one message; a body is at most 1 MiB, a barrier's inputs are many
 
@@ -60,11 +60,17 @@ def error_to_json(error: BaseException) -> dict[str, Any]:
         plain |= {"code": error.code, "hint": error.hint}
     if isinstance(error, Busy):
         plain |= {"delay": error.delay, "reason": error.reason}
+    if isinstance(error, UnusableAnswer):
+        plain |= {"from_ledger": error.from_ledger}
     return plain
 
 
 def error_from_json(plain: dict[str, Any]) -> Exception:
     """Our own errors come back as themselves, any other as a `TransientError` that names its type."""
+    if plain["type"] == "UnusableAnswer":
+        return UnusableAnswer(
+            plain["message"], hint=plain["hint"], from_ledger=plain["from_ledger"], code=plain["code"]
+        )
     cls = getattr(errors, plain["type"], None)
     if cls is Busy:
         return Busy(plain["message"], delay=plain["delay"], reason=plain["reason"], code=plain["code"])

@@ -23,6 +23,7 @@ create table worker (
     ended_at timestamptz,
     cause text
 ) with (fillfactor = 50);
+create unique index worker_nonce on worker (nonce);  -- the ledger asks whether the owner of a call is dead
 create index worker_live on worker (lease_until) where state in ('alive', 'draining');
 
 create table run (

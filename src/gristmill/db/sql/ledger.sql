@@ -1,44 +1,67 @@
--- The ledger of paid answers: one statement, one round trip each. Time is the database's.
+-- The ledger of paid answers: one statement, one round trip each, for all calls that begin or end at that moment. Time is the database's.
 
 -- name: begin
--- $1 key, $2 owner, $3 worker, $4 seconds, $5 provider, $6 model, $7 task, $8 run
+-- $1 keys (all different), $2 owners, $3 worker, $4 seconds, $5 providers, $6 models, $7 tasks, $8 runs
 -- "go": the call is ours. "ok", "unusable": here is the answer. "intent": somebody else is asking. No row: somebody
 -- began in this very moment, look again. The first part keeps a read of an answered call free of locks and writes.
-WITH known AS MATERIALIZED (
-    SELECT state, deadline, response, finish_reason FROM call WHERE key = $1
+-- An intent that a crash of the server forgets costs at most a second purchase of a call in flight, so its commit does
+-- not wait for the disk. Rows are written in the order of their keys, so that two processes cannot block each other.
+WITH asked AS MATERIALIZED (
+    SELECT * FROM unnest($1::bytea[], $2::uuid[], $5::text[], $6::text[], $7::bigint[], $8::bigint[])
+        AS asked (key, owner, provider, model, task, run)
+),
+known AS MATERIALIZED (
+    SELECT key, state, response, finish_reason FROM call WHERE key = ANY ($1::bytea[])
 ),
 mine AS (
     INSERT INTO call (key, owner, worker, deadline, provider, model, first_task, run)
-    SELECT $1, $2, $3, clock_timestamp() + make_interval(secs => $4), $5, $6, $7, $8
-    WHERE NOT EXISTS (SELECT FROM known WHERE state <> 'intent')
+    SELECT key, owner, $3, clock_timestamp() + make_interval(secs => $4), provider, model, task, run
+    FROM asked
+    WHERE key NOT IN (SELECT key FROM known WHERE state <> 'intent')
+        AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
+    ORDER BY key
     ON CONFLICT (key) DO UPDATE
     SET owner = excluded.owner, worker = excluded.worker, deadline = excluded.deadline,
         tries = call.tries + (call.owner <> excluded.owner)::integer
-    WHERE call.state = 'intent' AND (call.deadline <= clock_timestamp() OR call.owner = excluded.owner)
-    RETURNING tries
+    WHERE call.state = 'intent' AND (call.deadline <= clock_timestamp() OR call.owner = excluded.owner
+        OR EXISTS (SELECT FROM worker WHERE nonce = call.worker AND state = 'dead' AND cause = 'its process ended'))
+    RETURNING key
 )
-SELECT 'go' AS what, NULL::bytea AS response, NULL::text AS finish_reason FROM mine
+SELECT key, 'go' AS what, NULL::bytea AS response, NULL::text AS finish_reason FROM mine
 UNION ALL
-SELECT state, response, finish_reason FROM known WHERE NOT EXISTS (SELECT FROM mine);
+SELECT key, state, response, finish_reason FROM known WHERE key NOT IN (SELECT key FROM mine);
 
 -- name: look
 -- $1 key. A waiting asker's poll: takes no lock and writes nothing while the call is alive.
-SELECT state, deadline <= clock_timestamp() AS expired FROM call WHERE key = $1;
+-- "expired" also when its process has surely ended: nobody waits for a dead worker's deadline.
+SELECT state, deadline <= clock_timestamp() OR EXISTS (
+    SELECT FROM worker WHERE nonce = call.worker AND state = 'dead' AND cause = 'its process ended') AS expired
+FROM call WHERE key = $1;
 
 -- name: journal
--- Not fenced by any lease: the answer was paid. The first one wins; no row means that this was not the first.
+-- One array per column, all keys different. Not fenced by any lease: the answers were paid. The first one wins; a key
+-- that does not come back was answered before.
 INSERT INTO call (
     key, state, owner, worker, deadline, provider, model, status, finish_reason, tokens_in, tokens_out, tokens_cached,
     tokens_reasoning, latency_ms, first_task, run, response, made_at
 )
-VALUES ($1, 'ok', $2, $3, clock_timestamp(), $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, clock_timestamp())
+SELECT key, 'ok', owner, worker, clock_timestamp(), provider, model, status, finish_reason, tokens_in, tokens_out,
+    tokens_cached, tokens_reasoning, latency_ms, task, run, response, clock_timestamp()
+FROM unnest(
+    $1::bytea[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::smallint[], $7::text[], $8::integer[],
+    $9::integer[], $10::integer[], $11::integer[], $12::integer[], $13::bigint[], $14::bigint[], $15::bytea[]
+) AS paid (
+    key, owner, worker, provider, model, status, finish_reason, tokens_in, tokens_out, tokens_cached,
+    tokens_reasoning, latency_ms, task, run, response
+)
+ORDER BY key
 ON CONFLICT (key) DO UPDATE
 SET state = 'ok', status = excluded.status, finish_reason = excluded.finish_reason, tokens_in = excluded.tokens_in,
     tokens_out = excluded.tokens_out, tokens_cached = excluded.tokens_cached,
     tokens_reasoning = excluded.tokens_reasoning, latency_ms = excluded.latency_ms, response = excluded.response,
     made_at = excluded.made_at
 WHERE call.state = 'intent'
-RETURNING true;
+RETURNING key;
 
 -- name: answer
 SELECT state, response, finish_reason FROM call WHERE key = $1 AND state <> 'intent';
@@ -60,10 +83,6 @@ UPDATE call SET deadline = '-infinity' WHERE key = $1 AND owner = $2 AND state =
 UPDATE call SET deadline = clock_timestamp() + make_interval(secs => $3)
 FROM unnest($1::bytea[], $2::uuid[]) AS alive (key, owner)
 WHERE call.key = alive.key AND call.owner = alive.owner AND call.state = 'intent';
-
--- name: abandon
--- $1 worker. Its process is gone: whoever asks next need not wait for the deadlines.
-UPDATE call SET deadline = '-infinity' WHERE worker = $1 AND state = 'intent' AND deadline > '-infinity';
 
 -- name: count_reuse
 -- $1 runs, $2 providers, $3 models, $4 answers

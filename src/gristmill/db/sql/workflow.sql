@@ -149,19 +149,19 @@ with run_state as (select state from run where id = $1),
 slots as (
     select p.key as pool, sum(p.value::int) as slots from worker w, json_each_text(w.pools::json) p
     where w.state = 'alive' and w.lease_until > clock_timestamp() group by p.key),
-some as (
+waits as (
     select t.step, t.pool, t.run_at, t.held, t.state from task t
     where t.run_id = $1 and t.state in ('waiting', 'available') limit 10000)
 select s.name as step, case
         when (select state from run_state) = 'paused' then 'the run is paused'
-        when some.state = 'waiting' then 'upstream'
-        when some.run_at > clock_timestamp() then coalesce(some.held, 'scheduled') || ' (until ' ||
-            to_char(some.run_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC)'
-        when slots.slots is null then 'no worker for pool "' || some.pool || '"'
-        else 'no free slot in pool "' || some.pool || '"' end as reason,
+        when waits.state = 'waiting' then 'upstream'
+        when waits.run_at > clock_timestamp() then coalesce(waits.held, 'scheduled') || ' (until ' ||
+            to_char(waits.run_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC)'
+        when slots.slots is null then 'no worker for pool "' || waits.pool || '"'
+        else 'no free slot in pool "' || waits.pool || '"' end as reason,
     count(*) as tasks
-from some join step s on s.run_id = $1 and s.ordinal = some.step
-left join slots on slots.pool = some.pool or (slots.pool = '*' and some.pool = '*')
+from waits join step s on s.run_id = $1 and s.ordinal = waits.step
+left join slots on slots.pool = waits.pool or (slots.pool = '*' and waits.pool = '*')
 group by 1, 2 order by 3 desc limit 20;
 
 -- name: workers

@@ -1,0 +1,226 @@
+"""How `split` cuts: units that stay whole, and the packing of units into spans.
+
+Long prose is cut by `semantic-text-splitter` (headings, blocks, sentences, words, and never inside of what a reader
+sees as one character). What it does not know is decided here: headings stay with their text, tables and code stay
+whole.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from semantic_text_splitter import MarkdownSplitter, TextSplitter
+
+from gristmill.operators.documents_outline import Block, blocks
+
+OVERSIZE = 4  # times the size: what a table or code may be long and still stay whole
+SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n")
+SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range without the white space around it; `heads` says that it starts a section."""
+
+    start: int
+    end: int
+    heads: bool = False
+    protected: bool = False
+
+
+def units_of_text(text: str, capacity: int) -> list[Span]:
+    return _trimmed(text, _cut_prose(text, 0, len(text), capacity, markdown=False))
+
+
+def units_of_markdown(text: str, headings: Sequence[int], size: int, capacity: int) -> list[Span]:
+    """`headings` are the offsets where headings start; everything else is seen by parsing the text."""
+    units: list[Span] = []
+    pending: int | None = None  # where the headings start that wait for something to stand above
+    for block in _blocks_at(text, headings):
+        if bisect_left(headings, block.start) != bisect_right(headings, block.start):
+            pending = block.start if pending is None else pending
+            continue
+        if not text[block.start : block.end].strip():
+            continue
+        units.extend(_units_of_block(text, block, pending, size, capacity))
+        pending = None
+    if pending is not None:  # headings with nothing below them at the very end
+        units.extend(_trimmed(text, _cut_prose(text, pending, len(text), capacity, markdown=True), heads=True))
+    return units
+
+
+def _blocks_at(text: str, headings: Sequence[int]) -> Iterator[Block]:
+    """The blocks of the text, cut once more before and after each heading that the parser did not see as one."""
+    position = 0
+    for block in blocks(text):
+        start = block.start
+        while position < len(headings) and headings[position] < block.end:
+            heading = headings[position]
+            position += 1
+            if heading < start:
+                continue
+            if heading > start:
+                yield Block(start, heading, block.protected)
+            line_end = text.find("\n", heading, block.end) + 1 or block.end
+            # A heading of two lines (underlined) is a block of its own; one inside of something else is its line
+            end = block.end if heading == block.start and not block.protected and _underlined(text, block) else line_end
+            yield Block(heading, end)
+            start = end
+        if start < block.end:
+            yield Block(start, block.end, block.protected)
+
+
+def _underlined(text: str, block: Block) -> bool:
+    lines = text[block.start : block.end].rstrip().split("\n")
+    return len(lines) > 1 and not lines[-1].strip(" \t=-") and not lines[0].lstrip().startswith("#")
+
+
+def _units_of_block(text: str, block: Block, pending: int | None, size: int, capacity: int) -> list[Span]:
+    """A block as one unit with the headings above it if that fits, else as several."""
+    start = block.start if pending is None else pending
+    heads = pending is not None
+    whole = _trim(text, start, block.end)
+    length = whole[1] - whole[0]
+    if length <= capacity or (block.protected and size < length <= OVERSIZE * size):
+        return [Span(*whole, heads=heads, protected=block.protected)]
+    if block.protected and length <= size:  # fits but for the room that overlap takes; it will not get any
+        return [Span(*whole, heads=heads, protected=True)]
+    room = capacity - (block.start - start)
+    if room < capacity // 2:  # headings as long as a paragraph are cut like one
+        pieces = _cut_prose(text, start, block.start, capacity, markdown=True)
+        pieces += _pieces(text, block, capacity, capacity)
+    else:
+        pieces = _pieces(text, block, room, capacity)
+        pieces[0] = (start, pieces[0][1])
+    return _trimmed(text, pieces, heads=heads)
+
+
+def _pieces(text: str, block: Block, first: int, capacity: int) -> list[tuple[int, int]]:
+    """A long block in pieces; the first one takes at most `first` characters, for it has a heading above it."""
+    if block.protected:
+        return _cut_lines(text, block, first, capacity)
+    if first == capacity:
+        return _cut_prose(text, block.start, block.end, capacity, markdown=True)
+    start, end = _cut_prose(text, block.start, block.end, max(first, 1), markdown=True)[0]
+    return [(start, end), *_cut_prose(text, end, block.end, capacity, markdown=True)]
+
+
+def _cut_lines(text: str, block: Block, first: int, capacity: int) -> list[tuple[int, int]]:
+    """Whole lines as long as they fit; a line that is too long by itself is cut like prose."""
+    pieces: list[tuple[int, int]] = []
+    start, limit = block.start, first
+    line = block.start
+    while line < block.end:
+        line_end = text.find("\n", line, block.end) + 1 or block.end
+        if line_end - start > limit and line > start:
+            pieces.append((start, line))
+            start, limit = line, capacity
+        if line_end - start > limit:
+            pieces.extend(_cut_prose(text, start, line_end, limit, markdown=False))
+            start, limit = line_end, capacity
+        line = line_end
+    if start < block.end:
+        pieces.append((start, block.end))
+    return pieces
+
+
+def _cut_prose(text: str, start: int, end: int, capacity: int, *, markdown: bool) -> list[tuple[int, int]]:
+    """Consecutive ranges that together are [start, end); each of them is at most `capacity` long."""
+    if end - start <= capacity:
+        return [(start, end)] if start < end else []
+    splitter = MarkdownSplitter(capacity, trim=False) if markdown else TextSplitter(capacity, trim=False)
+    offsets = [start + offset for offset, _ in splitter.chunk_indices(text[start:end])]
+    return list(zip(offsets, [*offsets[1:], end], strict=True))
+
+
+def _trimmed(text: str, pieces: Sequence[tuple[int, int]], *, heads: bool = False) -> list[Span]:
+    spans: list[Span] = []
+    for piece in pieces:
+        start, end = _trim(text, *piece)
+        if start < end:
+            spans.append(Span(start, end, heads=heads and not spans))
+    return spans
+
+
+def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+    """Without blank lines before and white space behind. The indent of the first line stays, it may be code."""
+    end = start + len(text[start:end].rstrip())
+    solid = end - len(text[start:end].lstrip())
+    line = text.rfind("\n", start, solid) + 1
+    if line == 0:  # no line end in between: mid-line, or the very first line
+        return (start if start == 0 or text[start - 1] == "\n" else solid), end
+    return line, end
+
+
+def pack(text: str, units: Sequence[Span], capacity: int, minimum: int) -> list[Span]:
+    """As many units as fit into each span; a new section starts a new span unless the one before is too small."""
+    spans: list[Span] = []
+    for unit in units:
+        last = spans[-1] if spans else None
+        if last is not None and unit.end - last.start <= capacity and not (
+            unit.heads and last.end - last.start >= minimum
+        ):  # fmt: skip
+            spans[-1] = _joined(last, unit)
+        else:
+            spans.append(unit)
+    return _merge_small(spans, capacity, minimum)
+
+
+def _merge_small(spans: Sequence[Span], capacity: int, minimum: int) -> list[Span]:
+    """What is below the minimum goes to the span before it, or else to the one behind it, where there is room."""
+    kept: list[Span] = []
+    for span in spans:
+        if kept and span.end - kept[-1].start <= capacity and (
+            span.end - span.start < minimum or kept[-1].end - kept[-1].start < minimum
+        ):  # fmt: skip
+            kept[-1] = _joined(kept[-1], span)
+        else:
+            kept.append(span)
+    return kept
+
+
+def _joined(first: Span, second: Span) -> Span:
+    return Span(first.start, second.end, heads=first.heads, protected=first.protected or second.protected)
+
+
+def overlapping(text: str, spans: Sequence[Span], units: Sequence[Span], overlap: int) -> list[Span]:
+    """Each span begins up to `overlap` characters earlier, at the start of a sentence or else of a word."""
+    fixed = [unit for unit in units if unit.protected]
+    ends = [unit.end for unit in fixed]
+    made: list[Span] = []
+    for position, span in enumerate(spans):
+        if position == 0 or span.heads or (span.protected and span.start in {unit.start for unit in fixed}):
+            made.append(span)
+            continue
+        before = bisect_right(ends, span.start) - 1
+        earliest = max(spans[position - 1].start + 1, span.start - overlap, ends[before] if before >= 0 else 0)
+        start = _good_start(text, earliest, span.start)
+        made.append(Span(start, span.end, protected=span.protected))
+    return made
+
+
+def _good_start(text: str, earliest: int, latest: int) -> int:
+    region = text[earliest:latest]
+    for pattern in (SENTENCE, SPACE):
+        for found in pattern.finditer(region):
+            if region[found.end() :].strip():
+                return earliest + found.end() + _blank(region[found.end() :])
+    start = earliest
+    while start < latest and _continues(text, start):
+        start += 1
+    return start + _blank(text[start:latest]) if text[start:latest].strip() else latest
+
+
+def _blank(text: str) -> int:
+    return len(text) - len(text.lstrip())
+
+
+def _continues(text: str, position: int) -> bool:
+    """Whether cutting here would tear apart what a reader sees as one character."""
+    character = text[position]
+    joined = position > 0 and text[position - 1] == "\u200d"
+    return joined or character == "\u200d" or unicodedata.category(character) in ("Mn", "Me", "Mc")
