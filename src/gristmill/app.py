@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import uuid
 from collections.abc import Callable, Sequence
@@ -113,7 +112,7 @@ class App:
                 raise UsageError(f'step "{spec.name}" needs a model', hint='name one: start(..., model="extractive")')
             if spec.model:
                 await self.models.open(spec.model)  # a wrong name or a missing key is found before anything is stored
-        paths = [Path(os.path.abspath(source)) for source in sources]
+        paths = [Path.cwd() / source for source in sources]
         inputs = canonical_json([chosen.fingerprint().hex(), self.settings.language, sorted(map(str, paths))])
         key = None if fresh else hashlib.sha256(inputs.encode()).digest()
         new = NewRun(chosen.name, chosen.name, chosen.engine_steps(), chosen.definition(), key, self.settings.project)

@@ -27,7 +27,7 @@ async def test_every_statement_makes_only_the_changes_of_the_table(
 ) -> None:
     """Puts a task into each state, sends every statement at it, and looks at what became of it."""
     failure = Failure("T300", "E", "m", retry=True)
-    (task_id,) = await enqueue({})
+    (task_id,) = await enqueue({}, item_id=7)
     for verb in VERBS:
         if verb == "enqueue":
             continue
@@ -57,6 +57,8 @@ async def test_every_statement_makes_only_the_changes_of_the_table(
                     await queue.reopen(connection, bare_run)
                 case "cancel_tasks":
                     await queue.cancel_tasks(connection, bare_run)
+                case "withdraw":
+                    await queue.withdraw(connection, 7)
                 case _:
                     pytest.fail(f"the statement {verb} is not tried here")
         after = await pool.fetchval("select state from task where id = $1", task_id)

@@ -111,7 +111,8 @@ async def test_an_intent_of_a_process_that_is_surely_dead_is_taken_over_at_once(
     assert await dead.begin(Entry(key, uuid.uuid4(), dead.worker, "openai", "scripted")) is None
     await pool.execute(
         "INSERT INTO worker (nonce, name, host, boot_id, pid, pid_started, pools, version, ttl, lease_until, state,"
-        " cause) VALUES ($1, '', '', '', 1, 1, '{}', '', '1 s', clock_timestamp(), 'dead', 'its process ended')", dead.worker,
+        " cause) VALUES ($1, '', '', '', 1, 1, '{}', '', '1 s', clock_timestamp(), 'dead', 'its process ended')",
+        dead.worker,
     )  # fmt: skip
     assert not (await LedgeredModel(model, open_ledger(lease=600.0)).complete(ask())).from_ledger
 

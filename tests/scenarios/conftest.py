@@ -31,13 +31,15 @@ class Home:
             **{k: v for k, v in os.environ.items() if not k.startswith(("GRISTMILL_", "OPENAI_"))},
             "GRISTMILL_DATABASE_LINGER": "5", "NO_COLOR": "1", **environment,
         }  # fmt: skip
-        self.prefix: list[str] = []  # what stands before the command: `setpriv` with fewer rights
+        self.python = sys.executable
+        self.user: str | None = None  # an ordinary one, where root's rights would hide what is tested
         self._started: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [*self.prefix, sys.executable, "-m", "gristmill", *arguments],
-            cwd=self.folder, env={**self.environment, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [self.python, "-m", "gristmill", *arguments], user=self.user, extra_groups=[] if self.user else None,
+            cwd=self.folder, env={**self.environment, **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, start_new_session=True,
         )  # fmt: skip
         self._started.append(process)

@@ -5,28 +5,39 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.db.embedded_programs import python_for_everybody
 from tests.llm.conftest import ScriptedServer
 from tests.scenarios.conftest import Home, essence
 
 FILES = Path(__file__).parents[1] / "files"
 GOOD = "# Good\n\n" + "The good part is a stone that weighs 12 units and turns slowly. " * 4
+INSIDE = "# Inside\n\n" + "The hopper above the funnel collects barley before noon and empties it at dusk. " * 4
+REPAIRED = "# Repaired\n\n" + "Every morning the baker carries three sacks of flour across the bridge. " * 4
 
 
 @pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder whose parents everybody may enter: needed where rights are given up."""
+def home(make_home: Callable[..., Home]) -> Iterator[Home]:
+    """A project of an ordinary user: root may read everything, so nothing would be unreadable."""
+    python = python_for_everybody() if os.getuid() == 0 else sys.executable
+    if python is None:
+        pytest.skip("needs a Python that an ordinary user may run")
     folder = Path(tempfile.mkdtemp(prefix="gristmill-"))
-    folder.chmod(0o755)
-    yield folder
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            path.chmod(0o755)
+    home = make_home()
+    home.folder, home.home, home.python = folder, folder / ".gristmill", python
+    home.environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "HOME": str(folder)}
+    if os.getuid() == 0:
+        home.user = "games"
+        folder.chmod(0o755)
+        shutil.chown(folder, "games")
+    yield home
+    home.end()
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -38,26 +49,21 @@ def mixed(folder: Path) -> Path:
     (documents / "empty.md").touch()
     (documents / "empty.png").touch()
     (documents / "program.exe").write_bytes(b"MZ\x90\x00" + b"\0" * 200)
-    shutil.copy(FILES / "corrupt.pdf", documents / "corrupt.pdf")
-    shutil.copy(FILES / "protected.pdf", documents / "protected.pdf")
+    shutil.copy(FILES / "truncated.pdf", documents / "corrupt.pdf")
+    shutil.copy(FILES / "locked.pdf", documents / "protected.pdf")
     (documents / "gone.md").symlink_to(documents / "nowhere.md")
     (documents / "locked").mkdir()
-    (documents / "locked" / "inside.md").write_text(GOOD.replace("stone", "wheel"))
+    (documents / "locked" / "inside.md").write_text(INSIDE)
     (documents / "locked").chmod(0)
     return documents
 
 
 async def test_each_bad_file_gets_its_reason_the_rest_goes_on_and_retry_finishes_it(
-    make_home: Callable[..., Home], open_folder: Path
+    home: Home,
 ) -> None:
-    documents = mixed(open_folder)
-    home = make_home()
-    home.folder = open_folder
-    home.home = open_folder / ".gristmill"
-    if os.getuid() == 0:  # root may read everything, unless it gives that up
-        rights = "-dac_override,-dac_read_search"
-        home.prefix = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
-
+    documents = mixed(home.folder)
+    if home.user:
+        shutil.chown(documents / "locked", home.user)
     code, result = await home.json("run", str(documents))
     assert code == 1
     assert result["state"] == "partial"
@@ -81,7 +87,7 @@ async def test_each_bad_file_gets_its_reason_the_rest_goes_on_and_retry_finishes
 
     for name in ("empty.md", "corrupt.pdf", "protected.pdf", "program.exe", "empty.png", "gone.md"):
         (documents / name).unlink()
-    (documents / "empty.md").write_text(GOOD.replace("stone", "sieve"))
+    (documents / "empty.md").write_text(REPAIRED)
     (documents / "locked").chmod(0o755)
     code, repaired = await home.json("retry")
     assert (code, repaired["state"], repaired["failures"]) == (0, "completed", [])

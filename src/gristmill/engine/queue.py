@@ -180,6 +180,11 @@ async def reopen(connection: asyncpg.Connection[Any], run_id: int, cause: bytes 
     return [row["id"] for row in await connection.fetch(SQL["reopen"], run_id, cause)]
 
 
-async def cancel_tasks(connection: asyncpg.Connection[Any], run_id: int, item_id: int | None = None) -> list[int]:
-    """Cancels everything that is open in a run or an item, running tasks too; returns the ids."""
-    return [row["id"] for row in await connection.fetch(SQL["cancel_tasks"], run_id, item_id)]
+async def cancel_tasks(connection: asyncpg.Connection[Any], run_id: int) -> list[int]:
+    """Cancels everything that is open in a run, running tasks too; returns the ids."""
+    return [row["id"] for row in await connection.fetch(SQL["cancel_tasks"], run_id)]
+
+
+async def withdraw(connection: asyncpg.Connection[Any], item_id: int) -> list[int]:
+    """Cancels what is open and what has failed of an input that no longer counts; returns the ids."""
+    return [row["id"] for row in await connection.fetch(SQL["withdraw"], item_id)]

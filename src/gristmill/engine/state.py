@@ -33,6 +33,11 @@ TRANSITIONS: Final = frozenset(
         ("cancel_tasks", WAITING, CANCELLED),
         ("cancel_tasks", AVAILABLE, CANCELLED),
         ("cancel_tasks", RUNNING, CANCELLED),
+        ("withdraw", WAITING, CANCELLED),
+        ("withdraw", AVAILABLE, CANCELLED),
+        ("withdraw", RUNNING, CANCELLED),
+        ("withdraw", FAILED, CANCELLED),
+        ("withdraw", QUARANTINED, CANCELLED),
     }
 )
 

@@ -170,7 +170,7 @@ class Worker:
             await self._pause(bool(claimed))
 
     async def _pause(self, claimed: bool) -> None:
-        """Until a slot is free, something was settled, or the poll is due; a short breath gathers slots into one claim."""
+        """Until a slot is free, something was settled or the poll is due; a short breath gathers slots into a claim."""
         if self._free() and claimed:
             await asyncio.sleep(0)
             return

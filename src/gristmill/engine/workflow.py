@@ -123,7 +123,7 @@ async def seal(
     await connection.fetchval(SQL["lock_run"], run_id)
     gone = await connection.fetch(SQL["supersede_items"], run_id, uris, kept)
     for row in gone:
-        await queue.cancel_tasks(connection, run_id, row["id"])
+        await queue.withdraw(connection, row["id"])
     if gone:
         await connection.fetchval(SQL["open_run"], run_id)
     await connection.execute(SQL["seal"], run_id, json.dumps(list(inputs)))

@@ -103,6 +103,7 @@ create table task (
 create index task_available on task (run_id, pool, priority, seq) where state = 'available';
 create index task_running on task (worker_id) where state = 'running';
 create index task_open on task (run_id, step) where state in ('waiting', 'available', 'running');
+create index task_item on task (item_id) where item_id is not null and state <> 'completed' and state <> 'cancelled';
 create index task_broken on task (run_id, step) where state in ('failed', 'quarantined');
 
 create table attempt (

@@ -261,7 +261,29 @@ select id from again;
 -- Running ones too: their token is taken away, so whatever their worker still brings is refused.
 with open as materialized (
     select id, state, token, worker_id, claimed_at, attempt from task
-    where run_id = $1 and ($2::bigint is null or item_id = $2) and state in ('waiting', 'available', 'running')
+    where run_id = $1 and state in ('waiting', 'available', 'running')
+    order by id for update),
+stopped as (
+    update task t set state = 'cancelled', worker_id = null, token = null, ended_at = clock_timestamp(), held = null
+    from open where t.id = open.id
+    returning t.id, t.run_id, t.step, open.state as was, open.token as old_token, open.worker_id as by, t.claimed_at,
+        t.attempt),
+kept as (
+    insert into attempt (task_id, attempt, token, run_id, worker_id, started_at, outcome)
+    select id, attempt, old_token, run_id, by, claimed_at, 'cancelled' from stopped where old_token is not null
+    on conflict do nothing),
+moved as (
+    insert into counter_delta (run_id, step, name, n)
+    select run_id, step, change.name, count(*) * change.sign
+    from stopped cross join lateral (values (was, -1), ('cancelled', 1)) as change (name, sign)
+    group by run_id, step, change.name, change.sign)
+select id from stopped;
+
+-- name: withdraw
+-- An input no longer counts: nothing of it is open, and what failed of it is no failure any more.
+with open as materialized (
+    select id, state, token, worker_id, claimed_at, attempt from task
+    where item_id = $1 and state in ('waiting', 'available', 'running', 'failed', 'quarantined')
     order by id for update),
 stopped as (
     update task t set state = 'cancelled', worker_id = null, token = null, ended_at = clock_timestamp(), held = null

@@ -44,13 +44,18 @@ select ordinal, name, kind, pool, barrier, upstream, max_attempts, max_crashes f
 select id, state, sealed, epoch from run where id = $1 for no key update;
 
 -- name: add_items
-insert into item (run_id, key, name, uri, state, code, reason)
-select $1, g.key, g.name, g.uri, g.state, g.code, g.reason
-from unnest($2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
-    as g (key, name, uri, state, code, reason)
-on conflict (run_id, key) do update set state = excluded.state, code = excluded.code, reason = excluded.reason,
-    name = excluded.name
-returning id, key, state, (xmax = 0) as fresh;
+-- "fresh" are new inputs, and those that count again after they had been taken out.
+with before as materialized (select key, state from item where run_id = $1 and key = any ($2::bytea[])),
+added as (
+    insert into item (run_id, key, name, uri, state, code, reason)
+    select $1, g.key, g.name, g.uri, g.state, g.code, g.reason
+    from unnest($2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+        as g (key, name, uri, state, code, reason)
+    on conflict (run_id, key) do update set state = excluded.state, code = excluded.code, reason = excluded.reason,
+        name = excluded.name
+    returning id, key, state)
+select added.id, added.key, added.state, before.state is distinct from added.state as fresh
+from added left join before on before.key = added.key;
 
 -- name: supersede_items
 -- Same place, other content: what was made from the old content stays, and is no longer part of the run's result.
