@@ -24,6 +24,7 @@ from gristmill.db import embedded
 from gristmill.db.database import open_pool, transaction
 from gristmill.db.migrate import migrate
 from gristmill.db.statements import statements
+from gristmill.engine import queue
 from gristmill.engine import workflow as runs
 from gristmill.engine.worker import Worker, WorkerSettings
 from gristmill.engine.workflow import NewItem, NewRun
@@ -160,6 +161,7 @@ class App:
                 kept |= await self._store(run, batch, sources)
                 batch, sources = [], {}
         kept |= await self._store(run, batch, sources)
+        await queue.hint(self.pool)
         async with transaction(self.pool) as connection:
             return await runs.seal(connection, run.id, [str(path) for path in paths], uris, list(kept.values()))
 

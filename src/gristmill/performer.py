@@ -121,6 +121,7 @@ class RecordPerformer:
                 task.run_id, spec.operator.name, spec.pool or spec.operator.pool,
                 json.dumps({"inputs": [record_id], "place": place}), task.item_id, task.step + 1,
                 max_attempts=spec.attempts or spec.operator.attempts,
+                priority=-(task.step + 1),  # what is furthest along goes first: rows come early, little is half-done
             )
         ]  # fmt: skip
 

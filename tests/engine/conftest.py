@@ -49,9 +49,11 @@ def enqueue(pool: asyncpg.Pool[Any], bare_run: int) -> Enqueue:
 
     async def make(*payloads: dict[str, Any], **more: Any) -> list[int]:
         async with pool.acquire() as connection, connection.transaction():
-            return await queue.enqueue(
+            ids = await queue.enqueue(
                 connection, [NewTask(bare_run, "bare", payload=json.dumps(payload), **more) for payload in payloads]
             )
+        await queue.hint(pool)
+        return ids
 
     return make
 

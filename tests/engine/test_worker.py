@@ -225,3 +225,16 @@ async def test_a_worker_refuses_an_old_schema_and_says_which_command_helps(proce
     worker = processes.start()
     assert await asyncio.to_thread(worker.wait, 15) != 0
     assert "gristmill db migrate" in processes.text() or "schema version" in processes.text()
+
+
+async def test_a_hint_wakes_an_idle_worker_before_its_poll(
+    processes: Processes, enqueue: Enqueue, watching: Any, pool: Any
+) -> None:
+    processes.start(poll=60.0)
+    await watching("select count(*) = 1 from worker where postmaster_started is not null")
+    await enqueue({})
+    await watching(ALL_DONE)
+    for _ in range(8):  # until the poll has backed off beyond the limit of this test
+        await asyncio.sleep(1.0)
+    await enqueue({})
+    await watching(ALL_DONE, limit=10)

@@ -241,3 +241,8 @@ async def test_sixty_four_calls_run_at_once(open_model: MakeModel, model_server:
     model = open_model()
     await asyncio.gather(*[model.complete(ask(f"question {number}")) for number in range(64)])
     assert (await model_server.stats())["max_active"] == 64
+
+
+async def test_a_key_of_one_letter_does_not_spoil_the_answers(open_model: MakeModel) -> None:
+    answer = await open_model(api_key="x").complete(ask("A box of six oxen"))
+    assert "box of six oxen" in answer.text

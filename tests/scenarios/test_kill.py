@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -151,3 +152,21 @@ def _wait_for_line(process: Any, text: str) -> None:
         if text in line:
             return
     raise AssertionError(f"{text!r} was never said")
+
+
+async def test_a_run_goes_on_when_the_database_server_is_killed_under_it(
+    make_home: Callable[..., Home], documents: Path, model_server: ScriptedServer
+) -> None:
+    await model_server.control(latency=0.2)
+    home = make_home()
+    process = home.start("run", str(documents), *RUN, "--json")
+    for part in (60, 150):
+        await served(model_server, part)
+        postmaster = int((home.home / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+        os.kill(postmaster, signal.SIGKILL)
+    out, err = await asyncio.to_thread(process.communicate, timeout=110)
+    assert process.returncode == 0, err + home.logs()
+    assert json.loads(out)["state"] == "completed"
+    stats = await model_server.stats()
+    print(f"{stats['repeated']} calls paid twice")
+    assert stats["repeated"] == 0  # the answers waited on disk while the database was away

@@ -28,10 +28,9 @@ SESSION = {
 # Errors after which the same statement may simply be sent again: the server restarts, or the connection went away.
 RECONNECT = (
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.OperatorInterventionError,  # it starts, stops, crashed, or cancelled a statement that took too long
+    asyncpg.InsufficientResourcesError,  # no connection, memory or disk left: nobody's fault, and it passes
+    asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # what asyncpg raises when the server is killed in the middle of a reply
     ConnectionError,

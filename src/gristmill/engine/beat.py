@@ -3,7 +3,8 @@
 It talks with its worker in lines of text over its standard input and output:
 
     worker -> beat   first line: settings as JSON; then `pong` for every `ping`
-    beat -> worker   `ready`, `ping`, `lapsed` / `renewed` (our own view of the lease), `fenced`, `draining`, `wake`
+    beat -> worker   `ready`, `ping`, `lapsed` / `renewed` (our own view of the lease), `fenced`, `draining`, `wake` (a
+                     rescue), `hint` (somebody has enqueued something)
 
 Neither outlives the other: the kernel kills this process with its worker (PDEATHSIG, and the pipe's end), and it kills
 a worker that does not answer pings, or that was buried. Why two processes: docs/decisions/0004-worker-shape.md.
@@ -26,7 +27,7 @@ import asyncpg
 
 from gristmill.db.database import RECONNECT, connect, reconnecting
 from gristmill.db.statements import statements
-from gristmill.engine.queue import LOCK_CLASS
+from gristmill.engine.queue import LOCK_CLASS, WAKE_CHANNEL
 from gristmill.engine.upkeep import keep_up
 from gristmill.errors import DatabaseProblem
 
@@ -85,6 +86,7 @@ class Beat:
             if not self.pooled:
                 await connection.execute("select pg_advisory_lock($1, $2)", LOCK_CLASS, _lock_key(self.worker_id))
             await connection.execute(SQL["announce_lock"], self.worker_id, self.nonce, not self.pooled)
+            await connection.add_listener(WAKE_CHANNEL, lambda *_: _say("hint"))
             _say("ready")
             while True:
                 await asyncio.sleep(5)

@@ -80,8 +80,10 @@ class Heart:
             elif word == "fenced":
                 log.error("this worker was buried by another one; its tasks are in other hands")
                 os._exit(FENCED)
-            elif word == "wake":
+            elif word == "hint":
                 self._worker.wake()
+            elif word == "wake":
+                self._worker.wake(rescan=True)
             elif word == "draining":
                 self._worker.stop()
             elif word in ("lapsed", "renewed"):

@@ -14,6 +14,8 @@ import asyncpg
 from gristmill.db.statements import statements
 
 SQL = statements("queue")
+WAKE_CHANNEL = "gristmill_wake"
+LONGEST_DELAY = 86_400.0  # seconds; what asks for more, or for nonsense, is tried again the next day
 LOCK_CLASS = 0x6772_6973  # first key of the advisory lock that a worker's liveness session holds; second key: worker id
 
 
@@ -66,7 +68,7 @@ class Failure:
     @property
     def cause(self) -> bytes:
         """Failures with the same cause differ in numbers, quoted values and paths only (32 bytes)."""
-        plain = re.sub(r"""\d+|"[^"]*"|'[^']*'|\S*/\S*""", "#", self.message)
+        plain = re.sub(r"""\d+|"[^"]*"|'[^']*'|\S*/\S*""", "#", clean_text(self.message))
         return hashlib.sha256(f"{self.code}:{self.error}:{plain[:500]}".encode()).digest()
 
 
@@ -88,6 +90,12 @@ async def enqueue(connection: asyncpg.Connection[Any], tasks: Sequence[NewTask])
     return [row["id"] for row in rows]
 
 
+async def hint(connection: asyncpg.Connection[Any] | asyncpg.Pool[Any]) -> None:
+    """Tells idle workers to look now. Call it after the commit, never inside a transaction, and not for every task:
+    commits that carry a NOTIFY wait for each other (reliability, E2). A lost hint costs at most a poll."""
+    await connection.execute(SQL["hint"])
+
+
 @dataclass(frozen=True, slots=True)
 class Claimer:
     """Who claims: the id and the nonce of a live worker row."""
@@ -98,15 +106,16 @@ class Claimer:
 
 async def claim(
     connection: asyncpg.Connection[Any], claimer: Claimer, wanted: dict[str, int], kinds: Sequence[str],
-    *, low: dict[str, int] | None = None, suspects: bool = False,
+    *, low: dict[str, int] | None = None, suspects: bool = False, tokens: Sequence[uuid.UUID] = (),
 ) -> list[Task]:  # fmt: skip
     """Up to `wanted[pool]` tasks of each pool, in one round trip; nothing when the worker was buried.
 
     `low` skips what lies below that place in the order (a watermark, see `docs/decisions/0001-engine-tables.md`);
-    `suspects` asks for tasks that have died with their process twice, and only for those.
+    `suspects` asks for tasks that have died with their process twice, and only for those. Who wants to give back what
+    a claim took although its reply was lost names the `tokens` himself, one for each wanted task.
     """
     pools = list(wanted)
-    tokens = [uuid.uuid4() for _ in range(sum(wanted.values()))]
+    tokens = tokens or [uuid.uuid4() for _ in range(sum(wanted.values()))]
     rows = await connection.fetch(
         SQL["claim"], claimer.id, claimer.nonce, pools, [wanted[pool] for pool in pools],
         [(low or {}).get(pool, -1) for pool in pools], kinds, tokens, suspects,
@@ -145,9 +154,21 @@ async def release(connection: asyncpg.Connection[Any], back: Sequence[tuple[Task
     """Gives tasks back without charging anything: (task, delay in seconds, reason). Returns the ids it gave back."""
     rows = await connection.fetch(
         SQL["release"], [task.id for task, _, _ in back], [task.token for task, _, _ in back],
-        [delay for _, delay, _ in back], [clean_text(reason, 200) for _, _, reason in back],
+        [delay if 0 <= delay <= LONGEST_DELAY else LONGEST_DELAY for _, delay, _ in back],
+        [clean_text(reason, 200) for _, _, reason in back],
     )  # fmt: skip
     return {row["id"] for row in rows}
+
+
+async def give_back(
+    connection: asyncpg.Connection[Any], claimer: Claimer, reason: str, tokens: Sequence[uuid.UUID] | None = None
+) -> list[int]:
+    """Puts back, uncharged, what a worker holds under these tokens, or all that it holds; returns the ids.
+
+    Must run inside a transaction: the worker's row is locked first, so that no claim of its is still on the way.
+    """
+    await connection.fetchval(SQL["lock_worker"], claimer.id)
+    return [row["id"] for row in await connection.fetch(SQL["give_back"], claimer.id, tokens, reason)]
 
 
 async def crash(connection: asyncpg.Connection[Any], claimer: Claimer, task: Task, story: str) -> str | None:
@@ -176,15 +197,32 @@ async def rescue(connection: asyncpg.Connection[Any], my_id: int, confirm: float
 
 
 async def reopen(connection: asyncpg.Connection[Any], run_id: int, cause: bytes | None = None) -> list[int]:
-    """Failed and quarantined tasks of a run begin anew; returns their ids."""
+    """Failed and quarantined tasks of a run begin anew; returns their ids.
+
+    Broken barriers are among the ids; they are made again when the run's next epoch comes to them.
+    """
     return [row["id"] for row in await connection.fetch(SQL["reopen"], run_id, cause)]
 
 
 async def cancel_tasks(connection: asyncpg.Connection[Any], run_id: int) -> list[int]:
     """Cancels everything that is open in a run, running tasks too; returns the ids."""
-    return [row["id"] for row in await connection.fetch(SQL["cancel_tasks"], run_id)]
+    return await _until_none(connection, SQL["cancel_tasks"], run_id)
 
 
 async def withdraw(connection: asyncpg.Connection[Any], item_id: int) -> list[int]:
     """Cancels what is open and what has failed of an input that no longer counts; returns the ids."""
-    return [row["id"] for row in await connection.fetch(SQL["withdraw"], item_id)]
+    return await _until_none(connection, SQL["withdraw"], item_id)
+
+
+async def replace(connection: asyncpg.Connection[Any], run_id: int, step: int) -> list[int]:
+    """Takes the failures of a barrier off the list because it begins anew; returns the ids."""
+    return [row["id"] for row in await connection.fetch(SQL["replace"], run_id, step)]
+
+
+async def _until_none(connection: asyncpg.Connection[Any], sql: str, argument: int) -> list[int]:
+    """Again until nothing is found: a task that settled while we waited for its lock has left followers behind, which
+    only the next statement's snapshot can see."""
+    found: list[int] = []
+    while rows := await connection.fetch(sql, argument):
+        found += [row["id"] for row in rows]
+    return found

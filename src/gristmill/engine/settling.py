@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from gristmill.engine.worker import Outcome, Performer
 
 log = logging.getLogger("gristmill.worker")
+HINTS_EVERY = 0.05  # seconds
 Finished = list[tuple[Task, "Outcome"]]
 
 
@@ -37,6 +39,7 @@ class Settler:
         self.batch = batch
         self.on_settled = on_settled
         self.lease_lost = 0
+        self._hinting: asyncio.Task[None] | None = None
         self._queue: asyncio.Queue[tuple[Task, Outcome] | None] = asyncio.Queue()
 
     @property
@@ -73,9 +76,7 @@ class Settler:
         first_try = True
         async for _ in reconnecting():
             try:
-                if (
-                    not first_try
-                ):  # the reply to our commit may have been lost: what is on record with our token is done
+                if not first_try:  # the reply may have been lost: what is on record with our token is done
                     mine = await queue.settled_by(self.pool, [task for task, _ in batch])
                     batch = [entry for entry in batch if entry[0].id not in mine]
                 if batch:
@@ -97,12 +98,24 @@ class Settler:
         async with self.pool.acquire() as connection, connection.transaction():
             done = await queue.settle(connection, self.claimer, [(task, outcome.name) for task, outcome in batch])
             finished = [entry for entry in batch if entry[0].id in done]
-            if finished:
-                await queue.enqueue(connection, await self.performer.save(connection, finished))
+            following = await self.performer.save(connection, finished) if finished else ()
+            await queue.enqueue(connection, following)
+        if following:
+            self._hint()
         lost = len(batch) - len(done)
         if lost:
             self.lease_lost += lost
             log.warning("%d results were dropped: their leases had been lost", lost)
+
+    def _hint(self) -> None:
+        """At most one hint in `HINTS_EVERY` seconds, whatever is settled."""
+        if self._hinting is None or self._hinting.done():
+            self._hinting = asyncio.create_task(self._hint_soon())
+
+    async def _hint_soon(self) -> None:
+        await asyncio.sleep(HINTS_EVERY)
+        with contextlib.suppress(*RECONNECT, asyncpg.PostgresError):
+            await queue.hint(self.pool)
 
     async def _refuse(self, task: Task, error: Exception) -> None:
         log.error("task %d: its result cannot be saved", task.id, exc_info=error)

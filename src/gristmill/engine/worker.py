@@ -139,9 +139,10 @@ class Worker:
         self._stopping.set()
         self._wake.set()
 
-    def wake(self) -> None:
-        """Looks for work now instead of at the next poll; also below the watermark."""
-        self._rescanned = 0.0
+    def wake(self, *, rescan: bool = False) -> None:
+        """Looks for work now instead of at the next poll; with `rescan` also below the watermark."""
+        if rescan:
+            self._rescanned = 0.0
         self._wake.set()
 
     async def _register(self, pool: asyncpg.Pool[Any]) -> Claimer:

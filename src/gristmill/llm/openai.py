@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pyreqwest.response import Response
 
 DEFAULT_URL = "https://api.openai.com/v1"
+SECRET_LENGTH = 8  # characters; shorter (some local servers want any word) is no secret, and stands in every text
 BODY_LIMIT = 16 * 1024 * 1024  # bytes of an answer after decompression; a server that sends more is broken or hostile
 _SMALL = 256 * 1024
 _RESERVED = ("model", "messages", "stream", "response_format")
@@ -188,7 +189,8 @@ class OpenAIModel:
                 parts.append(part.to_bytes())
                 size += len(parts[-1])
             data = b"".join(parts)
-        if self._secret is not None and (secret := self._secret.reveal().encode()) in data:
+        secret = self._secret.reveal().encode() if self._secret is not None else b""
+        if len(secret) >= SECRET_LENGTH and secret in data:
             data = data.replace(secret, b"[redacted]")  # some servers echo the key; it must not reach the ledger
         return data
 
@@ -239,7 +241,8 @@ class OpenAIModel:
         return ModelUnavailable(text, hint="is the base URL right, and does the server run?", code="M301")
 
     def _redact(self, text: str) -> str:
-        return text.replace(self._secret.reveal(), str(self._secret)) if self._secret is not None else text
+        secret = self._secret.reveal() if self._secret is not None else ""
+        return text.replace(secret, str(self._secret)) if len(secret) >= SECRET_LENGTH else text
 
 
 def _check_url(base_url: str) -> None:

@@ -10,6 +10,7 @@ remain are options, set by `shout.using(mark="?")` and checked against their ann
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import typing
@@ -252,14 +253,16 @@ async def run_operator(
     made: Operator, inputs: Sequence[BaseModel], ancestors: Mapping[str, BaseModel],
     options: Mapping[str, Any], ctx: Context,
 ) -> list[Produced]:  # fmt: skip
-    """Calls the operator and checks what it returned. A function that is not async is called on this thread."""
+    """Calls the operator and checks what it returned. A function that is not async runs in a thread."""
     kwargs: dict[str, Any] = dict(made.options_model.model_validate(dict(options)))
     kwargs.update(ancestors)
     if made.context_parameter is not None:
         kwargs[made.context_parameter] = ctx
-    result = made.function(list(inputs) if made.barrier else inputs[0], **kwargs)
-    if inspect.isawaitable(result):
-        result = await result
+    given = list(inputs) if made.barrier else inputs[0]
+    if inspect.iscoroutinefunction(made.function):
+        result = await made.function(given, **kwargs)
+    else:
+        result = await asyncio.to_thread(made.function, given, **kwargs)
     return _collect(made, result, len(inputs))
 
 

@@ -38,7 +38,7 @@ Minimum = TypeAliasType("Minimum", Annotated[int, Field(ge=0)])
 Overlap = TypeAliasType("Overlap", Annotated[int, Field(ge=0), AfterValidator(_smaller_than_size)])
 
 
-@operator("split", version=1)
+@operator("split", version=1, pool="parse", isolate=True, timeout=600)
 async def split(
     document: Document, ctx: Context,
     size: Size = 1500, minimum: Minimum = 200, overlap: Overlap = 0,

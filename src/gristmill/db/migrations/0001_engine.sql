@@ -87,7 +87,7 @@ create table task (
         ('waiting', 'available', 'running', 'completed', 'failed', 'cancelled', 'quarantined')),
     run_at timestamptz not null default clock_timestamp(),
     payload text not null default '{}',          -- JSON as text: a body no driver has to decode cannot poison a claim
-    attempt smallint not null default 0,         -- claims so far
+    attempt integer not null default 0,          -- claims so far; one that waits for a quota has many
     failures smallint not null default 0,        -- handled errors; max_attempts counts these
     crashes smallint not null default 0,         -- processes it died with; max_crashes counts these
     max_attempts smallint not null default 5,
@@ -108,7 +108,7 @@ create index task_broken on task (run_id, step) where state in ('failed', 'quara
 
 create table attempt (
     task_id bigint not null,
-    attempt smallint not null,
+    attempt integer not null,
     token uuid not null,
     run_id bigint not null,
     worker_id bigint,

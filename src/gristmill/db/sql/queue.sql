@@ -1,6 +1,9 @@
 -- The only statements that write task state. Rules: reliability 3.2.1. Lock order everywhere: worker row, task rows by
 -- id, run row. clock_timestamp() and never now(): a statement may have waited for a lock.
 
+-- name: hint
+select pg_notify('gristmill_wake', '');
+
 -- name: register_worker
 insert into worker (nonce, name, host, boot_id, pid, pid_started, pools, version, ttl, lease_until)
 values ($1, $2, $3, $4, $5, $6, $7, $8, make_interval(secs => $9), clock_timestamp() + make_interval(secs => $9))
@@ -26,6 +29,27 @@ with w as (
     returning id)
 insert into event_inbox (name, worker_id, body) select 'worker.stopped', id, json_build_object('cause', $3::text)::text from w
 returning worker_id;
+
+-- name: lock_worker
+select id from worker where id = $1 for no key update;
+
+-- name: give_back
+-- What a worker holds and will not finish: everything when it leaves ($2 null), or the claims whose reply was lost.
+-- After lock_worker, in a second statement: only a new snapshot sees a claim that was still on its way.
+with held as materialized (
+    select id from task
+    where worker_id = $1 and state = 'running' and ($2::uuid[] is null or token = any ($2)) order by id for update),
+put_back as (
+    update task t set state = 'available', worker_id = null, token = null, seq = nextval('task_seq'),
+        run_at = clock_timestamp(), held = $3
+    from held where t.id = held.id
+    returning t.id, t.run_id, t.step),
+moved as (
+    insert into counter_delta (run_id, step, name, n)
+    select run_id, step, change.name, count(*) * change.sign
+    from put_back cross join (values ('running', -1), ('available', 1)) as change (name, sign)
+    group by run_id, step, change.name, change.sign)
+select id from put_back;
 
 -- name: claim
 with me as materialized (
@@ -236,15 +260,17 @@ moved as (
 select id from made;
 
 -- name: reopen
--- Failed and quarantined tasks of a run begin anew, with all their attempts; $2 limits it to one cause.
+-- Failed and quarantined tasks of a run begin anew, with all their attempts; $2 limits it to one cause. Those of a
+-- barrier are only counted: the new epoch makes another one, after everything that it waits for.
 with broken as materialized (
-    select t.id from task t
+    select t.id, exists (select 1 from step s where s.run_id = $1 and s.ordinal = t.step and s.barrier) as barrier
+    from task t
     where t.run_id = $1 and t.state in ('failed', 'quarantined')
       and ($2::bytea is null or exists (
         select 1 from attempt a where a.task_id = t.id and a.attempt = t.attempt and a.cause = $2))
     order by t.id for update),
 before as materialized (
-    select t.id, t.state from task t join broken b on b.id = t.id),
+    select t.id, t.state from task t join broken b on b.id = t.id where not b.barrier),
 again as (
     update task t set state = 'available', failures = 0, crashes = 0, seq = nextval('task_seq'), priority = 0,
         run_at = clock_timestamp(), ended_at = null, held = null
@@ -255,7 +281,22 @@ moved as (
     select run_id, step, change.name, count(*) * change.sign
     from again cross join lateral (values (was, -1), ('available', 1)) as change (name, sign)
     group by run_id, step, change.name, change.sign)
-select id from again;
+select id from broken;
+
+-- name: replace
+-- A barrier begins anew: what it failed at in earlier epochs is no failure any more.
+with broken as materialized (
+    select id, state from task where run_id = $1 and step = $2 and state in ('failed', 'quarantined')
+    order by id for update),
+replaced as (
+    update task t set state = 'cancelled', held = null from broken where t.id = broken.id
+    returning t.id, t.run_id, t.step, broken.state as was),
+moved as (
+    insert into counter_delta (run_id, step, name, n)
+    select run_id, step, change.name, count(*) * change.sign
+    from replaced cross join lateral (values (was, -1), ('cancelled', 1)) as change (name, sign)
+    group by run_id, step, change.name, change.sign)
+select id from replaced;
 
 -- name: cancel_tasks
 -- Running ones too: their token is taken away, so whatever their worker still brings is refused.
