@@ -91,7 +91,7 @@ async def gristmill(url: str, settings: str) -> None:
 
 def main() -> None:
     name, *arguments = sys.argv[1:]
-    asyncio.run({"limit": limit, "gristmill": gristmill}[name](*arguments))
+    asyncio.run(limit(*arguments) if name == "limit" else gristmill(*arguments))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -102,6 +102,14 @@ class Processes:
                         pipe.close()
             if process in self.started:
                 self.started.remove(process)
+
+
+async def until(condition: Callable[[], Awaitable[Any]], limit: float = 60.0, every: float = 0.05) -> Any:
+    """Waits for a condition and returns its value. Raises `TimeoutError`."""
+    async with asyncio.timeout(limit):
+        while not (value := await condition()):  # noqa: ASYNC110 (it happens in another process)
+            await asyncio.sleep(every)
+        return value
 
 
 async def line_of(process: subprocess.Popen[str], limit: float = 60.0) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import asyncpg
 
 from gristmill.bindings import ModelSource
-from gristmill.config import Settings, load_settings
+from gristmill.config import ENVIRONMENT, Settings, load_settings
 from gristmill.crew.launch import Crew
 from gristmill.data import records
 from gristmill.data.blobs import Blobs
@@ -104,7 +103,8 @@ class App:
         """Starts a run over files and folders, or goes on with the run of the same workflow over the same inputs.
 
         Durable from here on: whatever dies, the same call goes on where it was. `model` is bound to every step that
-        uses one and names none. `fresh` makes a new run (work that was done before is still not done again).
+        uses one and names none. `fresh` makes a new run (work that was done before is still not done again); so does a
+        run that was cancelled.
         """
         chosen = find_workflow(workflow) if isinstance(workflow, str) else workflow
         chosen = chosen.with_model(model)
@@ -115,10 +115,13 @@ class App:
                 await self.models.open(spec.model)  # a wrong name or a missing key is found before anything is stored
         paths = [Path.cwd() / source for source in sources]
         inputs = canonical_json([chosen.fingerprint().hex(), self.settings.language, sorted(map(str, paths))])
-        key = None if fresh else hashlib.sha256(inputs.encode()).digest()
-        new = NewRun(chosen.name, chosen.name, chosen.engine_steps(), chosen.definition(), key, self.settings.project)
+        key = hashlib.sha256(inputs.encode("utf-8", "surrogateescape")).digest()
+        new = NewRun(
+            chosen.name, chosen.name, chosen.engine_steps(), chosen.definition(), key, self.settings.project,
+            inputs=tuple(map(str, paths)),
+        )  # fmt: skip
         async with transaction(self.pool) as connection:
-            run_id, _ = await runs.find_or_create(connection, new)
+            run_id, _ = await runs.find_or_create(connection, new, fresh=fresh)
             name = (await connection.fetchrow(SQL["run_row"], run_id))["name"]
         run = Run(self, run_id, chosen, name)
         await self.add_inputs(run, paths)
@@ -166,7 +169,7 @@ class App:
             return await runs.seal(connection, run.id, [str(path) for path in paths], uris, list(kept.values()))
 
     async def _take(self, found: Found | Unreadable) -> tuple[NewItem, Source | None]:
-        uri = str(found.path)
+        uri = _storable(str(found.path))
         if isinstance(found, Found):
             try:
                 digest, size = await self.blobs.write_file(found.path)
@@ -200,13 +203,11 @@ class App:
         own = {op.path for op in registered().values() if not op.module.startswith("gristmill.")}
         arguments = ["--home", str(self.settings.home), *(part for path in sorted(own) for part in ("--load", path))]
         # In the environment, not in the arguments: those are for everybody to read.
-        environment = {"GRISTMILL_DATABASE_URL": self.settings.database_url or "", **self._openai()}
+        settings = self.settings.model_dump(mode="json")
+        environment = {key: str(settings[name] or "") for key, name in ENVIRONMENT.items() if name != "workers"}
         logs = self.settings.home / "logs"
         self.crew = Crew(arguments, self.settings.workers, logs, self.on_event, environment)
         await self.crew.start()
-
-    def _openai(self) -> dict[str, str]:
-        return {"OPENAI_BASE_URL": self.settings.openai_base_url} if self.settings.openai_base_url else {}
 
     def check_crew(self) -> None:
         """Raises `EnvironmentProblem` E120 when all of our workers died too often."""
@@ -233,16 +234,9 @@ class App:
 
 
 def _key(place: str, content: bytes) -> bytes:
-    return hashlib.sha256(place.encode("utf-8", "surrogateescape") + b"\0" + content).digest()
+    return hashlib.sha256(place.encode() + b"\0" + content).digest()
 
 
-def load_file(path: str) -> None:
-    """Imports a script that defines operators, as a module of its own."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("__gristmill_script__", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["__gristmill_script__"] = module
-    spec.loader.exec_module(module)
+def _storable(path: str) -> str:
+    """A path as text that the database takes: bytes that are not UTF-8 are written as \\xNN."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

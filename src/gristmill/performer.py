@@ -19,7 +19,7 @@ from gristmill.data.records import Membership, NewRecord, Record, Work
 from gristmill.db.statements import statements
 from gristmill.engine.queue import NewTask, Task
 from gristmill.engine.worker import Outcome
-from gristmill.errors import InputError, TransientError
+from gristmill.errors import Busy, InputError, TransientError, UsageError
 from gristmill.llm.model import Model
 from gristmill.llm.prompt import load_prompt
 from gristmill.llm.structured import Asker
@@ -29,6 +29,7 @@ from gristmill.operators.protocol import error_from_json
 from gristmill.workflow import Workflow
 
 RUNS = statements("workflow")
+UNKNOWN_AGAIN = 2.0  # seconds until a task of a workflow that this process does not know is offered again
 KEY_VERSION = 1  # raise it when the key's recipe changes: everything would be made again
 
 
@@ -79,9 +80,11 @@ class RecordPerformer:
             return Outcome("reused", Result(reused=tuple(known[1]), key=key))
         limit = spec.timeout or spec.operator.timeout
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(limit) as clock:
                 produced, notes = await self._run(task, spec, inputs, model, alone or spec.operator.isolate)
         except TimeoutError:
+            if not clock.expired():
+                raise  # the operator's own, of a socket for example
             raise TransientError(f"it took longer than its limit of {limit:.0f} s", code="T310") from None
         new = tuple(NewRecord(p.body, tuple(inputs.own[at].id for at in p.parents)) for p in produced)
         name = "ok" if new else "empty"
@@ -131,7 +134,10 @@ class RecordPerformer:
     async def _workflow(self, run_id: int) -> Workflow:
         if run_id not in self._workflows:
             row = await self.pool.fetchrow(RUNS["run_row"], run_id)
-            self._workflows[run_id] = Workflow.from_definition(row["definition"])
+            try:
+                self._workflows[run_id] = Workflow.from_definition(row["definition"])
+            except UsageError as error:  # another process's operators: its workers know them, and we are no judge
+                raise Busy(error.message, delay=UNKNOWN_AGAIN, reason=f"not for this worker: {error.message}") from None
         return self._workflows[run_id]
 
     async def _inputs(self, task: Task, spec: StepSpec) -> Inputs:
@@ -213,4 +219,6 @@ def work_key(spec: StepSpec, inputs: Inputs, model: Model | None, language: str)
         model.binding.fingerprint().hex() if model else None,
         [load_prompt(name, language).fingerprint().hex() for name in made.prompts], language,
     ]  # fmt: skip
+    if made.barrier:  # what it makes points at certain records; the same words in other records are other work
+        parts.append([record.id for record in inputs.own])
     return hashlib.sha256(canonical_json(parts).encode()).digest()

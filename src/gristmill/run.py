@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import asyncpg
 
 from gristmill.bindings import ModelSource
 from gristmill.config import Settings
 from gristmill.data import exports, records
-from gristmill.data.kinds import Chunk, Document, Example, Source
-from gristmill.db.database import RECONNECT, reconnecting, transaction
+from gristmill.data.kinds import Chunk, Document, Duplicate, Example, Source
+from gristmill.db.database import RECONNECT, REPEAT, reconnecting, transaction
 from gristmill.db.statements import statements
 from gristmill.engine import upkeep, workflow
 from gristmill.errors import DatabaseProblem, UsageError
 from gristmill.workflow import Workflow
 
 SQL = statements("workflow")
+T = TypeVar("T")
 log = logging.getLogger("gristmill.run")
 
 
@@ -123,12 +124,28 @@ class Run:
     async def progress(self) -> Progress:
         """Where everything is, from the folded counters: no table of tasks is counted. Waits while the database is
         away, and starts the embedded one again if it was killed."""
+        return await self._patiently(self._progress)
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Asks until the database has answered. Only for what may be asked twice."""
         async for _ in reconnecting():
             try:
-                return await self._progress()
-            except (*RECONNECT, DatabaseProblem):
+                return await ask()
+            except (*RECONNECT, *REPEAT, DatabaseProblem):
                 await self._revive()
         raise AssertionError
+
+    async def _fold(self) -> None:
+        """Sums and numbers everything that was committed until now; waits for another process that is at it."""
+        async with self.app.pool.acquire() as connection:
+            async for _ in reconnecting(0.02, 0.2):
+                if await upkeep.fold(connection):
+                    return
+
+    async def _events_after(self, last: int) -> list[Any]:
+        await self._fold()
+        rows: list[Any] = await self.app.pool.fetch(upkeep.SQL["events_after"], last, self.id, 500)
+        return rows
 
     async def _revive(self) -> None:
         try:
@@ -140,20 +157,17 @@ class Run:
         async with transaction(self.app.pool) as connection:
             row = await connection.fetchrow(SQL["run_row"], self.id)
             steps = await connection.fetch(SQL["progress"], self.id)
-            unreadable = await connection.fetch(SQL["unreadable"], self.id, 10_000)
+            unreadable = await connection.fetchval(SQL["count_unreadable"], self.id)
         return Progress(
-            self.id, row["name"], row["state"], row["epoch"], row["seconds"], tuple(_step(s) for s in steps),
-            len(unreadable),
-        )  # fmt: skip
+            self.id, row["name"], row["state"], row["epoch"], row["seconds"], tuple(_step(s) for s in steps), unreadable
+        )
 
     async def events(self, after: int | None = None, *, poll: float = 0.2) -> AsyncIterator[Event]:
         """The run's events in order, live, until it has ended. `after` is the `seq` of the last one already seen."""
         last = after if after is not None else 0
         while True:
             ended = (await self.progress()).ended
-            async with self.app.pool.acquire() as connection:
-                await upkeep.fold(connection)
-                rows = await connection.fetch(upkeep.SQL["events_after"], last, self.id, 500)
+            rows = await self._patiently(lambda after=last: self._events_after(after))  # type: ignore[misc]
             for row in rows:
                 last = row["seq"]
                 yield Event(
@@ -170,8 +184,7 @@ class Run:
         while True:
             progress = await self.progress()
             if progress.ended:
-                async with self.app.pool.acquire() as connection:
-                    await upkeep.fold(connection)
+                await self._patiently(self._fold)
                 return await self.progress()
             self.app.check_crew()
             await asyncio.sleep(poll)
@@ -192,8 +205,14 @@ class Run:
 
     async def retry(self, cause: str | None = None) -> int:
         """Looks at the inputs again and tries everything that failed once more (or what failed of one `cause`, in hex,
-        as `failures` gives it). Returns how many tasks begin anew, new inputs not counted."""
+        as `failures` gives it). Returns how many tasks begin anew, new inputs not counted. Raises `UsageError` U315 for
+        a run that was cancelled: it is over for good."""
         row = await self.app.pool.fetchrow(SQL["run_row"], self.id)
+        if row["state"] == "cancelled":
+            raise UsageError(
+                f"{self.name} was cancelled", code="U315",
+                hint="the same `gristmill run` begins another one, which uses all that was finished",
+            )  # fmt: skip
         await self.app.add_inputs(self, [Path(path) for path in json.loads(row["inputs"])])
         async with transaction(self.app.pool) as connection:
             return await workflow.retry(connection, self.id, bytes.fromhex(cause) if cause else None)
@@ -223,7 +242,7 @@ class Run:
         making = [at for at, types in enumerate(kinds) if Example in types]
         if not making:
             raise UsageError(f'workflow "{self.workflow.name}" makes no examples', code="U310")
-        marking = making[-1] + 1
+        marking = next((at for at, types in enumerate(kinds) if at > making[-1] and Duplicate in types), -1)
         async with self.app.pool.acquire() as connection, connection.transaction(readonly=True):
             await connection.execute("set local statement_timeout = 0")
             async for row in connection.cursor(records.SQL["dataset"], self.id, making[-1], marking, prefetch=500):
@@ -254,7 +273,7 @@ def _dataset_row(row: Any, run: str) -> exports.Row:
     source = Source.model_validate_json(family["source"]) if "source" in family else None
     return exports.Row(
         question=example.question, answer=example.answer, quote=example.quote, record_id=str(row["record_id"]),
-        source=source.name if source else row["item"], title=document.title if document else None,
+        source=row["item"] or (source.name if source else ""), title=document.title if document else None,
         chunk=chunk.text if chunk else None, page_start=chunk.page_start if chunk else None,
         page_end=chunk.page_end if chunk else None, start=chunk.start if chunk else None,
         end=chunk.end if chunk else None, evidence_start=example.evidence_start, evidence_end=example.evidence_end,

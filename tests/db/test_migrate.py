@@ -90,3 +90,10 @@ async def test_an_unreachable_server_is_a_clear_error_without_the_password(tmp_p
 def test_every_migration_is_shipped_as_a_file() -> None:
     folder = Path(module.__file__).parent / "migrations"
     assert len(list(folder.glob("[0-9]*.sql"))) == len(migrations())
+
+
+async def test_a_schema_that_is_up_to_date_is_left_alone_even_while_another_process_migrates(pool: Any) -> None:
+    async with pool.acquire() as other, other.transaction(), pool.acquire() as connection:
+        await other.execute("select pg_advisory_xact_lock($1)", 0x6772_6973)
+        await connection.execute("set lock_timeout = '200ms'")
+        assert await migrate(connection) == []

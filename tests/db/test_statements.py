@@ -68,7 +68,7 @@ async def test_claim_settle_and_rescue_read_rows_in_proportion_to_the_batch(pool
         read = {
             "claim": await rows_read(
                 connection, queue.SQL["claim"], claimer.id, claimer.nonce, ["*"], [20], [-1], ["bare"],
-                [uuid.uuid4() for _ in range(20)], False,
+                uuid.uuid4(), False,
             ),
             "settle": await rows_read(
                 connection, queue.SQL["settle"], [t.id for t in tasks], [t.token for t in tasks], ["ok"] * 20,

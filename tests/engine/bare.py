@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -36,6 +37,18 @@ class Bare:
                 raise InputError("never")
             case "busy" if task.attempt == 1:
                 raise Busy("busy", delay=0.05, reason="the quota of the test")
+            case "words":
+                raise ValueError("a name like \udcff and a \0")
+            case "later":
+                raise Busy("busy", delay=float(wish["delay"]))
+            case "exit":
+                sys.exit(0)
+            case "cancel":
+                raise asyncio.CancelledError
+            case "stubborn":
+                while True:
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.sleep(3600)
             case "raise":
                 raise ValueError(f"value {task.id}")
         return Outcome("ok", wish)

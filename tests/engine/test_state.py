@@ -55,10 +55,14 @@ async def test_every_statement_makes_only_the_changes_of_the_table(
                     await queue.rescue(connection, 0)
                 case "reopen":
                     await queue.reopen(connection, bare_run)
+                case "give_back":
+                    await queue.give_back(connection, claimer, "")
+                case "replace":
+                    await queue.replace(connection, bare_run, 0)
                 case "cancel_tasks":
                     await queue.cancel_tasks(connection, bare_run)
                 case "withdraw":
-                    await queue.withdraw(connection, 7)
+                    await queue.withdraw(connection, [7])
                 case _:
                     pytest.fail(f"the statement {verb} is not tried here")
         after = await pool.fetchval("select state from task where id = $1", task_id)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from tests.llm.conftest import ScriptedServer
 from tests.scenarios.conftest import Home
 
 TEXT = "# Mill\n\n" + "\n\n".join(
@@ -148,3 +151,33 @@ async def test_an_unreachable_server_is_an_environment_problem(home: Home) -> No
     assert code == 3
     assert "error[D110]" in err
     assert "canary" not in err
+
+
+async def test_a_command_whose_run_is_paused_by_another_one_ends_and_says_so(
+    home: Home, model_server: ScriptedServer
+) -> None:
+    await model_server.control(latency=3.0)
+    process = home.start("run", "mill.md", "--model", "openai:scripted")
+    async with asyncio.timeout(60):
+        while not (await model_server.stats())["active"]:
+            await asyncio.sleep(0.05)
+    code, _ = await home.json("stop")
+    assert code == 0
+    _, err = await asyncio.to_thread(process.communicate, timeout=60)
+    assert process.returncode == 4, err
+    assert "paused: nothing lost" in err
+    await model_server.control(latency=0.0)
+    code, again = await home.json("run", "mill.md", "--model", "openai:scripted")
+    assert (code, again["state"]) == (0, "completed")
+
+
+async def test_a_database_that_refuses_is_named_without_a_traceback(home: Home, database_url: str) -> None:
+    code, _ = await home.json("run", "mill.md")
+    assert code == 0
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("alter table gristmill.run rename to gone")
+    code, out, err = await home.call("watch", "--once")
+    await connection.close()
+    assert (code, out) == (3, "")
+    assert "error[D140]" in err
+    assert "Traceback" not in err

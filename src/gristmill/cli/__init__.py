@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from gristmill.errors import EnvironmentProblem, GristmillError, UsageError
+from gristmill.errors import DatabaseProblem, EnvironmentProblem, GristmillError, UsageError
 
 # command -> (module, one line for the list of commands)
 COMMANDS = {
@@ -103,3 +103,22 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
+    except Exception as error:
+        problem = _environment_problem(error)
+        if problem is None or os.environ.get("GRISTMILL_DEBUG"):
+            raise
+        show(problem)
+        sys.exit(3)
+
+
+def _environment_problem(error: Exception) -> EnvironmentProblem | None:
+    """What the database or the machine refused in the middle of a command; None for anything else: that is a bug."""
+    import asyncpg
+
+    safe = "what was finished is kept; the same command goes on"
+    if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+        what = f"the database did not do what it was asked: {type(error).__name__}: {error}"
+        return DatabaseProblem(what, code="D140", hint="look with: gristmill doctor", safe=safe)
+    if isinstance(error, OSError):
+        return EnvironmentProblem(f"{type(error).__name__}: {error}", code="E130", safe=safe)
+    return None

@@ -102,8 +102,11 @@ def live_table(progress: Progress, rates: Rates, talk: str) -> Any:
     return Group(*parts)
 
 
-async def follow(run: Run, stop: asyncio.Event, *, quiet: bool = False, talk: deque[str] | None = None) -> Progress:
-    """Shows progress until the run has ended or `stop` is set; returns the last progress."""
+async def follow(
+    run: Run, stop: asyncio.Event, *, quiet: bool = False, talk: deque[str] | None = None, paused: bool = False
+) -> Progress:
+    """Shows progress until the run has ended or `stop` is set; returns the last progress. With `paused` a pause ends it
+    too: who keeps workers for a run that nobody wants to go on, would wait for ever."""
     from rich.console import Console
     from rich.live import Live
 
@@ -123,7 +126,7 @@ async def follow(run: Run, stop: asyncio.Event, *, quiet: bool = False, talk: de
             elif not quiet and (progress.ended or time.monotonic() - said > LINES_EVERY):
                 said = time.monotonic()
                 say(plain_line(progress, rates))
-            if progress.ended or stop.is_set():
+            if progress.ended or stop.is_set() or (paused and progress.state == "paused"):
                 final = await run.wait() if progress.ended else progress
                 if live is not None:
                     live.update(live_table(final, rates, ""))

@@ -128,7 +128,7 @@ async def finish(
 
     before = await run.progress()
     nothing_to_do = before.ended
-    progress = await follow(run, stop, quiet=quiet or nothing_to_do, talk=talk)
+    progress = await follow(run, stop, quiet=quiet or nothing_to_do, talk=talk, paused=True)
     if not progress.ended:
         return await _interrupted(run, as_json)
     target = out or run.app.settings.home / "datasets" / f"{run.name}.{_suffix(format_)}"

@@ -28,7 +28,7 @@ def command(load: tuple[str, ...], name: str, supervised: bool, home: Path | Non
 
 
 async def _work(home: Path | None, load: tuple[str, ...], name: str, supervised: bool) -> int:
-    from gristmill.app import load_file
+    from gristmill.operators.operator import load_file
 
     for path in load:
         load_file(path)

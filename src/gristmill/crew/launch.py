@@ -110,4 +110,9 @@ class Crew:
             place.restarts += 1
             if self._stopping:
                 return
-            await self._fill(place)
+            try:
+                await self._fill(place)
+            except OSError as error:  # no process, file or memory left
+                place.given_up = True
+                self.on_event(f"worker {place.number + 1} cannot be started again: {error}")
+                return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from gristmill.db.statements import statements
 from gristmill.errors import InputError
 
 SQL = statements("records")
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # an escaped NUL, and not a backslash that somebody wrote before "u0000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,13 @@ class Membership:
 
 
 def body_text(body: BaseModel) -> str:
-    """The JSON that is stored. Raises `InputError` T601 above 1 MiB, T602 for text that PostgreSQL refuses."""
-    text = canonical_json(body.model_dump(mode="json"))
-    if "\\u0000" in text:
+    """The JSON that is stored. Raises `InputError` T601 above 1 MiB, T602 for text that PostgreSQL refuses, T603 for
+    what JSON cannot say."""
+    try:
+        text = canonical_json(body.model_dump(mode="json"))
+    except (ValueError, TypeError, RecursionError) as error:  # NaN, or nested too deep
+        raise InputError(f"a {kind_of(body)} cannot be written as JSON: {error}", code="T603") from None
+    if _NUL.search(text):
         raise InputError(f"a {kind_of(body)} holds a NUL character", code="T602", hint="remove it in the operator")
     try:
         size = len(text.encode())
@@ -105,11 +111,11 @@ async def save(connection: asyncpg.Connection[Any], works: Sequence[Work]) -> Ma
     works = list({work.key: work for work in works}.values())
     if not works:
         return {}
-    await connection.execute(
+    ours = {row["key"] for row in await connection.fetch(
         SQL["save_work"], [w.key for w in works], [w.kind for w in works], [w.outcome for w in works],
         [w.notes for w in works], [w.task_id for w in works],
-    )  # fmt: skip
-    flat = [(work, ordinal, new) for work in works for ordinal, new in enumerate(work.records)]
+    )}  # fmt: skip
+    flat = [(work, ordinal, new) for work in works if work.key in ours for ordinal, new in enumerate(work.records)]
     made = await connection.fetch(
         SQL["save_records"], [kind_of(new.body) for _, _, new in flat], [content_hash(new.body) for _, _, new in flat],
         [work.key for work, _, _ in flat], [ordinal for _, ordinal, _ in flat], [body_text(n.body) for _, _, n in flat],
@@ -124,11 +130,10 @@ async def save(connection: asyncpg.Connection[Any], works: Sequence[Work]) -> Ma
     if links:
         await connection.execute(SQL["save_lineage"], *map(list, zip(*links, strict=True)))
     ids: dict[bytes, list[int]] = {work.key: [] for work in works}
-    if len(fresh) == len(flat):
-        for (key, _), record_id in sorted(fresh.items(), key=lambda entry: entry[0]):
-            ids[key].append(record_id)
-    else:
-        for row in await connection.fetch(SQL["records_of_work"], [work.key for work in works]):
+    for (key, _), record_id in sorted(fresh.items(), key=lambda entry: entry[0]):
+        ids[key].append(record_id)
+    if others := [work.key for work in works if work.key not in ours]:
+        for row in await connection.fetch(SQL["records_of_work"], others):
             ids[row["work_key"]].append(row["id"])
     return ids
 

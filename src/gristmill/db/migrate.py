@@ -61,16 +61,19 @@ async def migrate(connection: asyncpg.Connection[Any]) -> list[Migration]:
             f"the server is PostgreSQL {connection.get_server_version().major}", code="D122",
             hint="Gristmill needs PostgreSQL 14 or newer", safe="nothing was changed",
         )  # fmt: skip
-    applied = []
+    applied: list[Migration] = []
+    if await _known(connection) == {migration.version: migration.checksum for migration in migrations()}:
+        return applied  # without a lock and without a write: what every process finds that starts later
     async with connection.transaction():
+        # Another process may be at a long migration, and so may we.
+        await connection.execute("set local lock_timeout = 0; set local statement_timeout = 0")
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
         await connection.execute(f"create schema if not exists {SCHEMA}")
         await connection.execute(
             f"create table if not exists {SCHEMA}.schema_migration (version integer primary key, name text not null,"
             " checksum text not null, applied_at timestamptz not null default clock_timestamp())"
         )
-        rows = await connection.fetch(f"select version, checksum from {SCHEMA}.schema_migration")  # noqa: S608
-        known = {row["version"]: row["checksum"] for row in rows}
+        known = await _known(connection)
         if known and max(known) > newest():
             raise newer_schema(max(known))
         for migration in migrations():
@@ -90,6 +93,14 @@ async def migrate(connection: asyncpg.Connection[Any]) -> list[Migration]:
             )  # fmt: skip
             applied.append(migration)
     return applied
+
+
+async def _known(connection: asyncpg.Connection[Any]) -> dict[int, str]:
+    """Version -> checksum of what was applied."""
+    if not await schema_version(connection):
+        return {}
+    rows = await connection.fetch(f"select version, checksum from {SCHEMA}.schema_migration")  # noqa: S608
+    return {row["version"]: row["checksum"] for row in rows}
 
 
 async def check_schema(connection: asyncpg.Connection[Any] | asyncpg.Pool[Any]) -> None:

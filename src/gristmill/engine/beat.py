@@ -124,7 +124,10 @@ class Beat:
     async def _pings(self) -> None:
         while True:
             _say("ping")
+            before = time.monotonic()
             await asyncio.sleep(1)
+            if time.monotonic() - before > 3:  # we were frozen ourselves, and probably the worker with us
+                self.pong_at = time.monotonic()
             if time.monotonic() - self.pong_at > self.stall_after:
                 self._kill(f"it did not answer for {self.stall_after:.0f} s")
 

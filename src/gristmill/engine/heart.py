@@ -31,7 +31,7 @@ class Heart:
         }  # fmt: skip
         self._worker = worker
         self._ready = asyncio.Event()
-        self._stopped = False
+        self.leaving = False  # from here on neither an end of the beat nor a burial is news
 
     async def start(self, timeout: float = 30.0) -> None:
         """Returns when the liveness lock is held. Raises `DatabaseProblem` D130 after `timeout` seconds."""
@@ -53,7 +53,7 @@ class Heart:
 
     async def stop(self) -> None:
         """Ends the beat process; call it only when nothing is claimed any more."""
-        self._stopped = True
+        self.leaving = True
         assert self._process.stdin is not None  # noqa: S101
         self._process.stdin.close()
         await asyncio.to_thread(self._wait)
@@ -77,7 +77,7 @@ class Heart:
                     break
             elif word == "ready":
                 self._ready.set()
-            elif word == "fenced":
+            elif word == "fenced" and not self.leaving:
                 log.error("this worker was buried by another one; its tasks are in other hands")
                 os._exit(FENCED)
             elif word == "hint":
@@ -88,7 +88,8 @@ class Heart:
                 self._worker.stop()
             elif word in ("lapsed", "renewed"):
                 self._worker.lease_lapsed = word == "lapsed"
+                self._worker.wake()
                 log.warning("the lease is %s", word)
-        if not self._stopped:
+        if not self.leaving:
             log.error("the beat process ended; a worker without a beat must not go on")
             os._exit(FENCED)

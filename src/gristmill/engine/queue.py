@@ -106,19 +106,18 @@ class Claimer:
 
 async def claim(
     connection: asyncpg.Connection[Any], claimer: Claimer, wanted: dict[str, int], kinds: Sequence[str],
-    *, low: dict[str, int] | None = None, suspects: bool = False, tokens: Sequence[uuid.UUID] = (),
+    *, low: dict[str, int] | None = None, suspects: bool = False, token: uuid.UUID | None = None,
 ) -> list[Task]:  # fmt: skip
     """Up to `wanted[pool]` tasks of each pool, in one round trip; nothing when the worker was buried.
 
     `low` skips what lies below that place in the order (a watermark, see `docs/decisions/0001-engine-tables.md`);
     `suspects` asks for tasks that have died with their process twice, and only for those. Who wants to give back what
-    a claim took although its reply was lost names the `tokens` himself, one for each wanted task.
+    a claim took although its reply was lost names the `token` himself.
     """
     pools = list(wanted)
-    tokens = tokens or [uuid.uuid4() for _ in range(sum(wanted.values()))]
     rows = await connection.fetch(
         SQL["claim"], claimer.id, claimer.nonce, pools, [wanted[pool] for pool in pools],
-        [(low or {}).get(pool, -1) for pool in pools], kinds, tokens, suspects,
+        [(low or {}).get(pool, -1) for pool in pools], kinds, token or uuid.uuid4(), suspects,
     )  # fmt: skip
     return [Task(*row) for row in rows]
 
@@ -127,6 +126,7 @@ async def settle(
     connection: asyncpg.Connection[Any], claimer: Claimer, finished: Sequence[tuple[Task, str]]
 ) -> set[int]:
     """Finishes tasks with their outcome names; returns the ids that this call finished. The rest were lost or done."""
+    finished = sorted(finished, key=lambda entry: entry[0].id)  # locks are taken in this order
     rows = await connection.fetch(
         SQL["settle"],
         [task.id for task, _ in finished], [task.token for task, _ in finished],
@@ -152,6 +152,7 @@ async def fail(connection: asyncpg.Connection[Any], claimer: Claimer, task: Task
 
 async def release(connection: asyncpg.Connection[Any], back: Sequence[tuple[Task, float, str]]) -> set[int]:
     """Gives tasks back without charging anything: (task, delay in seconds, reason). Returns the ids it gave back."""
+    back = sorted(back, key=lambda entry: entry[0].id)
     rows = await connection.fetch(
         SQL["release"], [task.id for task, _, _ in back], [task.token for task, _, _ in back],
         [delay if 0 <= delay <= LONGEST_DELAY else LONGEST_DELAY for _, delay, _ in back],
@@ -206,12 +207,12 @@ async def reopen(connection: asyncpg.Connection[Any], run_id: int, cause: bytes 
 
 async def cancel_tasks(connection: asyncpg.Connection[Any], run_id: int) -> list[int]:
     """Cancels everything that is open in a run, running tasks too; returns the ids."""
-    return await _until_none(connection, SQL["cancel_tasks"], run_id)
+    return await _until_none(connection, "left_to_cancel", "cancel_tasks", run_id)
 
 
-async def withdraw(connection: asyncpg.Connection[Any], item_id: int) -> list[int]:
-    """Cancels what is open and what has failed of an input that no longer counts; returns the ids."""
-    return await _until_none(connection, SQL["withdraw"], item_id)
+async def withdraw(connection: asyncpg.Connection[Any], item_ids: Sequence[int]) -> list[int]:
+    """Cancels what is open and what has failed of inputs that no longer count; returns the ids."""
+    return await _until_none(connection, "left_to_withdraw", "withdraw", list(item_ids))
 
 
 async def replace(connection: asyncpg.Connection[Any], run_id: int, step: int) -> list[int]:
@@ -219,10 +220,10 @@ async def replace(connection: asyncpg.Connection[Any], run_id: int, step: int) -
     return [row["id"] for row in await connection.fetch(SQL["replace"], run_id, step)]
 
 
-async def _until_none(connection: asyncpg.Connection[Any], sql: str, argument: int) -> list[int]:
-    """Again until nothing is found: a task that settled while we waited for its lock has left followers behind, which
-    only the next statement's snapshot can see."""
+async def _until_none(connection: asyncpg.Connection[Any], left: str, sql: str, argument: Any) -> list[int]:
+    """Until nothing is left: a task that settles while we wait for its lock leaves followers behind, which only the
+    next statement's snapshot can see."""
     found: list[int] = []
-    while rows := await connection.fetch(sql, argument):
-        found += [row["id"] for row in rows]
+    while await connection.fetchval(SQL[left], argument):
+        found += [row["id"] for row in await connection.fetch(SQL[sql], argument)]
     return found

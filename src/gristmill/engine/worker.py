@@ -18,13 +18,13 @@ from typing import Any, Protocol
 
 import asyncpg
 
-from gristmill.db.database import RECONNECT, REPEAT, open_pool, reconnecting
+from gristmill.db.database import RECONNECT, REPEAT, open_pool, reconnecting, transaction
 from gristmill.db.migrate import check_schema
 from gristmill.engine import queue
 from gristmill.engine.heart import Heart
 from gristmill.engine.queue import Claimer, Failure, NewTask, Task
 from gristmill.engine.settling import Settler
-from gristmill.errors import Busy, DatabaseProblem, GristmillError, InvalidOutput, LeaseLost, TaskError, TransientError
+from gristmill.errors import Busy, DatabaseProblem, GristmillError, InvalidOutput, TaskError, TransientError
 from gristmill.version import __version__
 
 log = logging.getLogger("gristmill.worker")
@@ -100,6 +100,7 @@ class Worker:
         self._busy: dict[str, int] = dict.fromkeys(self.settings.pools, 0)
         self._suspects = 0
         self._running: dict[asyncio.Task[None], Task] = {}
+        self._unanswered: list[uuid.UUID] = []  # tokens of claims whose reply was lost: they may have been committed
         self._low: dict[str, int] = {}
         self._rescanned = 0.0
         self._poll = 0.02
@@ -116,14 +117,17 @@ class Worker:
             self.claimer = await self._register(self.pool)
             self.settler = Settler(self.pool, self.claimer, self.performer, self.settings.settle_batch, self._wake.set)
             heart = Heart(self.url, self.claimer, self.settings, self)
-            await heart.start()
             settling = asyncio.create_task(self.settler.run())
+            settling.add_done_callback(lambda _: self._wake.set())
             try:
-                await self._claim_until_stopped(self.pool)
+                await heart.start()
+                while not self._stopping.is_set() and not settling.done():
+                    await self._look_for_work(self.pool)
                 await self._drain(self.pool)
                 await self.settler.finish(settling)
             finally:
                 settling.cancel()
+                heart.leaving = True
                 await self._leave(self.pool)
                 await heart.stop()
         finally:
@@ -154,21 +158,21 @@ class Worker:
         )  # fmt: skip
         return Claimer(worker_id, self.nonce)
 
-    async def _claim_until_stopped(self, pool: asyncpg.Pool[Any]) -> None:
-        while not self._stopping.is_set():
-            self._wake.clear()
-            try:
-                claimed = await self._claim(pool)
-            except REPEAT:
-                continue
-            except RECONNECT as error:
+    async def _look_for_work(self, pool: asyncpg.Pool[Any]) -> None:
+        self._wake.clear()
+        try:
+            if self._unanswered:
+                async with transaction(pool) as connection:
+                    await queue.give_back(connection, self.claimer, "the reply to its claim was lost", self._unanswered)
+                self._unanswered.clear()
+            claimed = await self._claim(pool)
+        except (*RECONNECT, *REPEAT) as error:
+            await asyncio.sleep(random.uniform(0.02, 0.2))
+            if not isinstance(error, REPEAT):
                 await self._wait_for_database(pool, error)
-                continue
-            if claimed:
-                self._poll = 0.02
-            else:
-                self._poll = min(self.settings.poll, self._poll * 1.5)
-            await self._pause(bool(claimed))
+            return
+        self._poll = 0.02 if claimed else min(self.settings.poll, self._poll * 1.5)
+        await self._pause(bool(claimed))
 
     async def _pause(self, claimed: bool) -> None:
         """Until a slot is free, something was settled or the poll is due; a short breath gathers slots into a claim."""
@@ -196,7 +200,7 @@ class Worker:
         if rescan:  # rows that were committed late, or put back with an earlier place, lie below the watermark
             self._low.clear()
             self._rescanned = time.monotonic()
-        tasks = await queue.claim(pool, self.claimer, free, self.performer.kinds, low=self._low)
+        tasks = await self._ask(pool, free, low=self._low)
         for name in free:
             places = [task.seq for task in tasks if task.pool == name]
             if places:
@@ -207,9 +211,17 @@ class Worker:
             self._start(task, alone=False)
         if rescan and self._suspects < self.settings.suspect_slots:
             lanes = dict.fromkeys(self.settings.pools, 1)
-            for task in await queue.claim(pool, self.claimer, lanes, self.performer.kinds, suspects=True):
+            for task in await self._ask(pool, lanes, suspects=True):
                 self._start(task, alone=True)
         return tasks
+
+    async def _ask(self, pool: asyncpg.Pool[Any], wanted: dict[str, int], **more: Any) -> list[Task]:
+        token = uuid.uuid4()
+        try:
+            return await queue.claim(pool, self.claimer, wanted, self.performer.kinds, token=token, **more)
+        except RECONNECT:
+            self._unanswered.append(token)
+            raise
 
     def _start(self, task: Task, *, alone: bool) -> None:
         if alone:
@@ -233,27 +245,30 @@ class Worker:
     async def _perform(self, task: Task, alone: bool) -> None:
         try:
             outcome = await self.performer.perform(task, alone=alone)
-        except asyncio.CancelledError:
-            await self._record(queue.release, [(task, 0.0, "its worker was stopped")])
-            raise
-        except LeaseLost:
-            return
         except Busy as busy:
-            await self._record(queue.release, [(task, busy.delay, busy.reason)])
+            await self._record(task, queue.release, [(task, busy.delay, busy.reason)])
         except ChildCrashed as crashed:
             log.warning("task %d (%s): %s", task.id, task.kind, crashed)
-            await self._record(queue.crash, self.claimer, task, str(crashed))
-        except Exception as error:
+            await self._record(task, queue.crash, self.claimer, task, str(crashed))
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            me = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and me is not None and me.cancelling():
+                await self._record(task, queue.release, [(task, 0.0, "its worker was stopped")])
+                raise
+            # Otherwise the operator has cancelled itself or asked the process to end: that is its own failure.
             failure = describe(error, self.settings.backoff)
             log.log(logging.INFO if isinstance(error, TaskError) else logging.ERROR, "task %d (%s) failed: %s: %s",
                     task.id, task.kind, failure.error, failure.message,
                     exc_info=None if isinstance(error, GristmillError) else error)  # fmt: skip
-            await self._record(queue.fail, self.claimer, task, failure)
+            await self._record(task, queue.fail, self.claimer, task, failure)
         else:
             self.settler.put(task, outcome)
 
-    async def _record(self, write: Any, *arguments: Any) -> None:
-        """One write that names the token, so it may be sent again until the database answers."""
+    async def _record(self, task: Task, write: Any, *arguments: Any) -> None:
+        """One write that names the token, so it may be sent again until the database answers.
+
+        If the database refuses what we have to say, it hears that: a task without an end would keep its run open.
+        """
         async for _ in reconnecting():
             try:
                 await write(self.pool, *arguments)
@@ -261,6 +276,12 @@ class Worker:
             except (*RECONNECT, *REPEAT):
                 if self.lease_lapsed and self._stopping.is_set():
                     return  # nobody can be told; the lease runs out by itself
+            except Exception as error:
+                log.exception("task %d: its end cannot be recorded", task.id)
+                failure = Failure("T700", type(error).__name__, "its end cannot be recorded", retry=False)
+                if arguments[-1] == failure:
+                    raise
+                write, arguments = queue.fail, (self.claimer, task, failure)
 
     async def _wait_for_database(self, pool: asyncpg.Pool[Any], error: Exception) -> None:
         log.warning("the database is away (%s); waiting", error or type(error).__name__)
@@ -287,12 +308,15 @@ class Worker:
 
     async def _leave(self, pool: asyncpg.Pool[Any]) -> None:
         try:
-            await pool.execute(queue.SQL["leave"], self.claimer.id, self.claimer.nonce, "stopped")
-        except RECONNECT:
+            async with transaction(pool) as connection:
+                await connection.execute(queue.SQL["leave"], self.claimer.id, self.claimer.nonce, "stopped")
+                # Whatever did not end in time: nobody rescues the tasks of a worker that has left in order.
+                await queue.give_back(connection, self.claimer, "its worker was stopped")
+        except (*RECONNECT, *REPEAT):
             log.warning("could not say goodbye; the lease runs out by itself")
 
 
-def describe(error: Exception, backoff: float) -> Failure:
+def describe(error: BaseException, backoff: float) -> Failure:
     """How an exception is charged: our own errors say it themselves, all others are retried."""
     retry = isinstance(error, TransientError | InvalidOutput) or not isinstance(error, GristmillError)
     if isinstance(error, GristmillError):

@@ -40,6 +40,7 @@ class NewRun:
     key: bytes | None = None
     project: str = "default"
     priority: int = 0
+    inputs: tuple[str, ...] = ()  # the paths as given, so that a retry can look at them again
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +59,22 @@ class NewItem:
         return "active" if self.code is None else "unreadable"
 
 
-async def find_or_create(connection: asyncpg.Connection[Any], new: NewRun) -> tuple[int, bool]:
-    """The run with this key, made if there is none: (id, whether it was made). Call it inside a transaction."""
+async def find_or_create(connection: asyncpg.Connection[Any], new: NewRun, *, fresh: bool = False) -> tuple[int, bool]:
+    """The run with this key, made if there is none: (id, whether it was made). Call it inside a transaction.
+
+    A run that was cancelled is over for good, and `fresh` asks for another one in any case: the new run takes over the
+    key, so that the same call finds it from now on.
+    """
     if new.key is not None:
         found = await connection.fetchrow(SQL["find_run"], new.project, new.key)
-        if found is not None:
+        if found is not None and not fresh and found["state"] != "cancelled":
             return found["id"], False
+        if found is not None:
+            await connection.execute(SQL["give_up_key"], found["id"])
     run_id = await connection.fetchval(
-        SQL["create_run"], new.project, new.name, new.workflow, new.key, json.dumps(new.definition), "[]", new.priority
-    )
+        SQL["create_run"], new.project, new.name, new.workflow, new.key, json.dumps(new.definition),
+        json.dumps(list(new.inputs)), new.priority,
+    )  # fmt: skip
     if run_id is None:  # another process made it between our two statements
         found = await connection.fetchrow(SQL["find_run"], new.project, new.key)
         return found["id"], False
@@ -99,7 +107,7 @@ async def add_items(connection: asyncpg.Connection[Any], run_id: int, items: Seq
     first = await connection.fetchrow(SQL["steps"], run_id)
     by_key = {item.key: item for item in items}
     fresh = [row for row in rows if row["fresh"] and row["state"] == "active"]
-    if fresh:
+    if any(row["fresh"] for row in rows):  # one that cannot be read also changes what the run has come to
         await connection.fetchval(SQL["lock_run"], run_id)
         await connection.fetchval(SQL["open_run"], run_id)
     await queue.enqueue(
@@ -120,10 +128,9 @@ async def seal(
 
     Must run inside a transaction. A run that has ended and has nothing new to do stays ended.
     """
-    await connection.fetchval(SQL["lock_run"], run_id)
     gone = await connection.fetch(SQL["supersede_items"], run_id, uris, kept)
-    for row in gone:
-        await queue.withdraw(connection, row["id"])
+    await queue.withdraw(connection, [row["id"] for row in gone])
+    await connection.fetchval(SQL["lock_run"], run_id)  # after the tasks: one order of locks everywhere
     if gone:
         await connection.fetchval(SQL["open_run"], run_id)
     await connection.execute(SQL["seal"], run_id, json.dumps(list(inputs)))
@@ -161,6 +168,7 @@ async def advance(connection: asyncpg.Connection[Any], run_id: int) -> str | Non
             return None
         barrier = await connection.fetchrow(SQL["ready_barrier"], run_id, run["epoch"])
         if barrier is not None:
+            await queue.replace(connection, run_id, barrier["ordinal"])
             await connection.execute(SQL["open_barrier"], run_id, barrier["ordinal"], run["epoch"])
             task = NewTask(
                 run_id, barrier["kind"], barrier["pool"], json.dumps({"barrier": True, "epoch": run["epoch"]}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -18,7 +17,7 @@ from gristmill.data.kinds import canonical_json, kind_of
 from gristmill.llm.model import Answer, Binding, Request
 from gristmill.llm.structured import Asker
 from gristmill.operators import protocol
-from gristmill.operators.operator import Context, Operator, find_operator, parse_body, run_operator
+from gristmill.operators.operator import Context, Operator, find_operator, load_file, parse_body, run_operator
 
 
 class RemoteModel:
@@ -26,14 +25,16 @@ class RemoteModel:
 
     def __init__(self, spec: str) -> None:
         self._binding = Binding(spec=spec, provider="", model=spec)
+        self._one_at_a_time = asyncio.Lock()  # answers carry no number: each belongs to the request before it
 
     @property
     def binding(self) -> Binding:
         return self._binding
 
     async def complete(self, request: Request) -> Answer:
-        _write({"call": protocol.request_to_json(request)})
-        reply = await asyncio.to_thread(_read)
+        async with self._one_at_a_time:
+            _write({"call": protocol.request_to_json(request)})
+            reply = await asyncio.to_thread(_read)
         if "error" in reply:
             raise protocol.error_from_json(reply["error"])
         return protocol.answer_from_json(reply["answer"])
@@ -43,10 +44,11 @@ class RemoteModel:
 
 
 _channel: BinaryIO  # to the worker; opened by `main`
+_orders: BinaryIO  # from the worker; opened by `main`
 
 
 def _read() -> dict[str, Any]:
-    line = sys.stdin.buffer.readline()
+    line = _orders.readline()
     if not line:
         os._exit(0)  # the worker is gone
     message: dict[str, Any] = json.loads(line)
@@ -63,12 +65,8 @@ def _write(message: dict[str, Any]) -> None:
 
 def load_operator(message: dict[str, Any]) -> Operator:
     """The operator by name, after importing the module, or the script, that defines it."""
-    if message["module"] == "__main__":
-        spec = importlib.util.spec_from_file_location("__gristmill_script__", message["path"])
-        if spec is not None and spec.loader is not None and "__gristmill_script__" not in sys.modules:
-            module = importlib.util.module_from_spec(spec)
-            sys.modules["__gristmill_script__"] = module
-            spec.loader.exec_module(module)
+    if message["module"].startswith("__"):  # a script: run by its user, or loaded by the worker
+        load_file(message["path"])
     else:
         importlib.import_module(message["module"])
     return find_operator(message["operator"])
@@ -106,10 +104,14 @@ def main() -> None:
     from gristmill.engine.beat import die_with
 
     die_with(int(sys.argv[1]))
-    global _channel  # noqa: PLW0603 - one process, one channel
-    # What an operator prints must not end up between our messages: the channel is a copy, its output goes to stderr.
+    global _channel, _orders  # noqa: PLW0603 - one process, one channel
+    # What an operator prints must not end up between our messages, and what its own children read must not be ours:
+    # the channels are copies that nobody inherits, its output goes to stderr and its input is empty.
     _channel = os.fdopen(os.dup(1), "wb")
+    _orders = os.fdopen(os.dup(0), "rb")
     os.dup2(2, 1)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
     _write({"ready": True})
     while True:
         _write(asyncio.run(perform(_read())))

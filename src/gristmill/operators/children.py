@@ -28,6 +28,7 @@ class Child:
     def __init__(self) -> None:
         self.tasks = 0
         self._tail: deque[bytes] = deque()
+        self._kept = 0  # bytes in the tail
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -49,16 +50,17 @@ class Child:
         """One task. Raises `ChildCrashed` when the process dies on the way."""
         self.tasks += 1
         self._tail.clear()
+        self._kept = 0
         await self._send(message)
         while True:
             reply = await self._receive()
             if "call" not in reply:
                 return reply
             try:
-                answer = await ask(protocol.request_from_json(reply["call"]))
-                await self._send({"answer": protocol.answer_to_json(answer)})
+                answer = {"answer": protocol.answer_to_json(await ask(protocol.request_from_json(reply["call"])))}
             except Exception as error:
-                await self._send({"error": protocol.error_to_json(error)})
+                answer = {"error": protocol.error_to_json(error)}
+            await self._send(answer)
 
     async def kill(self) -> None:
         """Ends the process and everything it started."""
@@ -99,12 +101,11 @@ class Child:
 
     async def _keep_errors(self) -> None:
         assert self._process is not None and self._process.stderr is not None  # noqa: S101
-        kept = 0
         while piece := await self._process.stderr.read(8192):
             self._tail.append(piece)
-            kept += len(piece)
-            while kept > ERRORS_KEPT:
-                kept -= len(self._tail.popleft())
+            self._kept += len(piece)
+            while self._kept > ERRORS_KEPT:
+                self._kept -= len(self._tail.popleft())
 
 
 class Children:
@@ -144,9 +145,9 @@ class Children:
 
 def _environment() -> dict[str, str]:
     """Without the database's address and without keys: a child has no business there."""
-    hidden = ("GRISTMILL_DATABASE_URL", "PGPASSWORD")
+    hidden = ("PGPASSWORD", "PGPASSFILE")
     return {
         name: value
         for name, value in os.environ.items()
-        if name not in hidden and not name.endswith(("_API_KEY", "_TOKEN"))
+        if name not in hidden and not name.endswith(("_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "DATABASE_URL"))
     }

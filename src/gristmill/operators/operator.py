@@ -11,8 +11,12 @@ remain are options, set by `shout.using(mark="?")` and checked against their ann
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import importlib.util
 import inspect
 import logging
+import os
+import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -156,7 +160,7 @@ def operator(
     def register(function: Callable[..., Any]) -> Operator:
         made = _describe(function, name, version, pool, attempts, timeout, barrier, isolate, model, tuple(prompts))
         known = _REGISTRY.get(name)
-        if known is not None and (known.module, known.function.__qualname__) != (made.module, function.__qualname__):
+        if known is not None and (known.path, known.function.__qualname__) != (made.path, function.__qualname__):
             raise UsageError(f'two operators are called "{name}": in {known.module} and in {made.module}')
         _REGISTRY[name] = made
         return made
@@ -170,6 +174,21 @@ def find_operator(name: str) -> Operator:
         return _REGISTRY[name]
     except KeyError:
         raise UsageError(f'there is no operator "{name}"', hint=f"known: {', '.join(sorted(_REGISTRY))}") from None
+
+
+def load_file(path: str) -> None:
+    """Imports a script that defines operators, once, as a module of its own. Raises `UsageError`."""
+    if any(known.path == os.path.abspath(path) for known in _REGISTRY.values()):
+        return  # another script, or a package, has imported it
+    name = f"__gristmill_{hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:12]}__"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is not a Python file")
+    if (folder := os.path.dirname(os.path.abspath(path))) not in sys.path:
+        sys.path.insert(0, folder)  # as when the script itself is run: it may import its neighbours
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
 
 
 def registered() -> dict[str, Operator]:
@@ -207,7 +226,7 @@ def _describe(
         options_model=create_model(f"{name}_options", __config__=ConfigDict(extra="forbid"), **options),
         output_types=_outputs(hints.get("return"), name), pool=pool, attempts=attempts, timeout=timeout,
         barrier=barrier, isolate=isolate, uses_model=model, prompts=prompts, module=function.__module__,
-        path=function.__code__.co_filename,
+        path=os.path.abspath(function.__code__.co_filename),
     )  # fmt: skip
 
 

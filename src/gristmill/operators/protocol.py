@@ -13,7 +13,7 @@ import json
 from typing import Any
 
 from gristmill import errors
-from gristmill.errors import Busy, GristmillError, TaskError, TransientError
+from gristmill.errors import Busy, GristmillError, TransientError
 from gristmill.llm.model import Answer, Message, Request, UnusableAnswer, Usage
 
 LINE_LIMIT = 64 * 1024 * 1024  # bytes of one message; a body is at most 1 MiB, a barrier's inputs are many
@@ -56,7 +56,9 @@ def answer_from_json(plain: dict[str, Any]) -> Answer:
 def error_to_json(error: BaseException) -> dict[str, Any]:
     """An exception as data; only its words travel, never the object."""
     plain: dict[str, Any] = {"type": type(error).__name__, "message": str(error) or type(error).__name__}
-    if isinstance(error, GristmillError):
+    if isinstance(error, GristmillError):  # a subclass of somebody else's travels as the nearest of ours
+        known = (cls.__name__ for cls in type(error).__mro__ if cls is UnusableAnswer or hasattr(errors, cls.__name__))
+        plain["type"] = next(known)
         plain |= {"code": error.code, "hint": error.hint}
     if isinstance(error, Busy):
         plain |= {"delay": error.delay, "reason": error.reason}
@@ -76,6 +78,4 @@ def error_from_json(plain: dict[str, Any]) -> Exception:
         return Busy(plain["message"], delay=plain["delay"], reason=plain["reason"], code=plain["code"])
     if isinstance(cls, type) and issubclass(cls, GristmillError):
         return cls(plain["message"], hint=plain.get("hint", ""), code=plain.get("code"))
-    if "code" in plain:  # a subclass that is defined elsewhere
-        return TaskError(plain["message"], hint=plain.get("hint", ""), code=plain["code"])
     return TransientError(f"{plain['type']}: {plain['message']}")

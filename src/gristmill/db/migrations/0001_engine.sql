@@ -73,6 +73,7 @@ create table item (
     unique (run_id, key)
 );
 create index item_uri on item (run_id, uri);
+create index item_unreadable on item (run_id) where state = 'unreadable';
 
 create table task (
     id bigint generated always as identity primary key,
@@ -101,9 +102,8 @@ create table task (
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
         autovacuum_analyze_scale_factor = 0.05, autovacuum_analyze_threshold = 2000);
 create index task_available on task (run_id, pool, priority, seq) where state = 'available';
-create index task_running on task (worker_id) where state = 'running';
-create index task_open on task (run_id, step) where state in ('waiting', 'available', 'running');
-create index task_item on task (item_id) where item_id is not null and state <> 'completed' and state <> 'cancelled';
+create index task_running on task (run_id, step) where state = 'running';  -- small: a rescue reads all of it
+create index task_waiting on task (run_id, step) where state = 'waiting';
 create index task_broken on task (run_id, step) where state in ('failed', 'quarantined');
 
 create table attempt (

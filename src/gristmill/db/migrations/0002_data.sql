@@ -23,7 +23,7 @@ create table record (
 create table lineage (
     record_id bigint not null,
     parent_id bigint not null,
-    ordinal smallint not null,
+    ordinal integer not null,                    -- a barrier may have more inputs than a smallint can count
     primary key (record_id, ordinal)
 );
 create index lineage_parent on lineage (parent_id);
@@ -32,8 +32,8 @@ create table run_record (
     run_id bigint not null,
     step smallint not null,
     record_id bigint not null,
-    item_id bigint,
+    item_id bigint not null default 0,           -- 0: of the whole run. Two inputs with the same text share records
     task_id bigint,
     place integer[] not null default '{}',        -- path of ordinals from the input: the order of the text, whatever ran when
-    primary key (run_id, step, record_id)
+    primary key (run_id, step, record_id, item_id)
 );

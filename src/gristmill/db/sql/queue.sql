@@ -58,7 +58,7 @@ with me as materialized (
     for no key update),
 lane as (select * from unnest($3::text[], $4::int[], $5::bigint[]) with ordinality as l (pool, want, low, place)),
 chosen as materialized (
-    select pick.id
+    select pick.id, nextval('fence_seq') as fence
     from me cross join lane cross join lateral (
         select t.id
         from (select r.id, r.priority from run r where r.state = 'running'
@@ -71,12 +71,10 @@ chosen as materialized (
             order by t.priority, t.seq
             limit lane.want for update skip locked) as t
         limit lane.want) as pick),
-numbered as materialized (
-    select id, ($7::uuid[])[row_number() over (order by id)] as token, nextval('fence_seq') as fence from chosen),
 claimed as (
-    update task t set state = 'running', attempt = t.attempt + 1, worker_id = $1, token = n.token, fence = n.fence,
+    update task t set state = 'running', attempt = t.attempt + 1, worker_id = $1, token = $7, fence = chosen.fence,
         claimed_at = clock_timestamp(), held = null
-    from numbered n where t.id = n.id
+    from chosen where t.id = chosen.id
     returning t.id, t.run_id, t.item_id, t.step, t.kind, t.pool, t.seq, t.payload, t.attempt, t.failures, t.crashes,
         t.token, t.fence),
 moved as (
@@ -87,14 +85,18 @@ moved as (
 select * from claimed order by seq;
 
 -- name: settle
+-- Ids come sorted, so locks are taken in their order. Each task is looked up by its key, and its
+-- state outside of that look-up: otherwise the planner joins over the index of running tasks and reads every dead
+-- entry in it (benchmarks/engine.py).
 with given as materialized (select * from unnest($1::bigint[], $2::uuid[], $3::text[]) as g (id, token, outcome)),
 held as materialized (
-    select t.id from task t join given g on g.id = t.id
-    where t.state = 'running' and t.token = g.token order by t.id for update of t),
+    select g.id, g.outcome from given g cross join lateral (
+        select t.state from task t where t.id = g.id and t.token = g.token for update offset 0) as l
+    where l.state = 'running'),
 done as (
     update task t set state = 'completed', worker_id = null, ended_at = clock_timestamp()
-    from held, given g where t.id = held.id and g.id = held.id
-    returning t.id, t.run_id, t.step, t.attempt, t.token, t.claimed_at, t.fence, g.outcome),
+    from held where t.id = held.id
+    returning t.id, t.run_id, t.step, t.attempt, t.token, t.claimed_at, t.fence, held.outcome),
 kept as (
     insert into attempt (task_id, attempt, token, run_id, worker_id, started_at, outcome)
     select id, attempt, token, run_id, $4, claimed_at, 'completed' from done),
@@ -142,12 +144,13 @@ select state from failed;
 with given as materialized (
     select * from unnest($1::bigint[], $2::uuid[], $3::float8[], $4::text[]) as g (id, token, delay, held)),
 held as materialized (
-    select t.id from task t join given g on g.id = t.id
-    where t.state = 'running' and t.token = g.token order by t.id for update of t),
+    select g.* from given g cross join lateral (
+        select t.state from task t where t.id = g.id and t.token = g.token for update offset 0) as l
+    where l.state = 'running'),
 put_back as (
     update task t set state = 'available', worker_id = null, token = null, seq = nextval('task_seq'),
-        run_at = clock_timestamp() + make_interval(secs => g.delay), held = left(g.held, 200)
-    from held, given g where t.id = held.id and g.id = held.id
+        run_at = clock_timestamp() + make_interval(secs => held.delay), held = left(held.held, 200)
+    from held where t.id = held.id
     returning t.id, t.run_id, t.step),
 moved as (
     insert into counter_delta (run_id, step, name, n)
@@ -216,7 +219,7 @@ returning id;
 -- name: rescue
 -- A second statement on purpose: only a new snapshot sees what the dead worker claimed before it was marked.
 with held as materialized (
-    select id, token from task where worker_id = $1 and state = 'running' order by id for update),
+    select id, token from task where state = 'running' and worker_id = $1 order by id for update),
 rescued as (
     update task t set
         state = case when $2 and t.crashes + 1 >= t.max_crashes then 'quarantined' else 'available' end,
@@ -302,7 +305,7 @@ select id from replaced;
 -- Running ones too: their token is taken away, so whatever their worker still brings is refused.
 with open as materialized (
     select id, state, token, worker_id, claimed_at, attempt from task
-    where run_id = $1 and state in ('waiting', 'available', 'running')
+    where run_id = $1 and (state = 'available' or state = 'running' or state = 'waiting')
     order by id for update),
 stopped as (
     update task t set state = 'cancelled', worker_id = null, token = null, ended_at = clock_timestamp(), held = null
@@ -320,11 +323,19 @@ moved as (
     group by run_id, step, change.name, change.sign)
 select id from stopped;
 
+-- name: left_to_cancel
+select exists (select 1 from task where run_id = $1 and (state = 'available' or state = 'running' or state = 'waiting'));
+
+-- name: left_to_withdraw
+select exists (
+    select 1 from task
+    where item_id = any ($1::bigint[]) and state in ('waiting', 'available', 'running', 'failed', 'quarantined'));
+
 -- name: withdraw
--- An input no longer counts: nothing of it is open, and what failed of it is no failure any more.
+-- Inputs that no longer count: nothing of them is open, and what failed of them is no failure any more.
 with open as materialized (
     select id, state, token, worker_id, claimed_at, attempt from task
-    where item_id = $1 and state in ('waiting', 'available', 'running', 'failed', 'quarantined')
+    where item_id = any ($1::bigint[]) and state in ('waiting', 'available', 'running', 'failed', 'quarantined')
     order by id for update),
 stopped as (
     update task t set state = 'cancelled', worker_id = null, token = null, ended_at = clock_timestamp(), held = null

@@ -24,6 +24,3 @@ returning seq;
 -- name: events_after
 select seq, name, run_id, item_id, task_id, worker_id, body, at from event
 where seq > $1 and ($2::bigint is null or run_id = $2 or run_id is null) order by seq limit $3;
-
--- name: last_event
-select coalesce(max(seq), 0) from event;

@@ -3,6 +3,10 @@
 -- name: find_run
 select id, state, epoch from run where project = $1 and key = $2;
 
+-- name: give_up_key
+-- Still a run of its own, in lists and by name; the same command finds another one.
+update run set key = sha256(key || int8send(id)) where id = $1;
+
 -- name: create_run
 insert into run (project, name, workflow, key, definition, inputs, priority)
 values ($1, $2, $3, $4, $5, $6, $7)
@@ -62,7 +66,8 @@ from added left join before on before.key = added.key;
 with changed as (
     select i.id, case when exists (select 1 from unnest($2::text[]) as u where u = i.uri) then 'superseded' else 'removed' end as becomes
     from item i
-    where i.run_id = $1 and i.state in ('active', 'unreadable') and not (i.id = any ($3::bigint[])))
+    where i.run_id = $1 and i.state in ('active', 'unreadable')
+      and not exists (select 1 from unnest($3::bigint[]) as kept where kept = i.id))
 update item set state = changed.becomes from changed where item.id = changed.id returning item.id, item.state, item.uri;
 
 -- name: open_run
@@ -91,9 +96,9 @@ update run set state = $2, ended_at = clock_timestamp() where id = $1 and state 
 select s.ordinal, s.kind, s.pool, s.max_attempts, s.max_crashes from step s
 where s.run_id = $1 and s.barrier and s.opened_epoch < $2
   and not exists (select 1 from task t where t.run_id = $1 and t.step = any (s.upstream)
-                  and t.state in ('waiting', 'available', 'running'))
+                  and (t.state = 'available' or t.state = 'running' or t.state = 'waiting'))
   and not exists (select 1 from task t where t.run_id = $1 and t.step = s.ordinal
-                  and t.state in ('waiting', 'available', 'running'))
+                  and (t.state = 'available' or t.state = 'running' or t.state = 'waiting'))
   and not exists (select 1 from step b where b.run_id = $1 and b.ordinal = any (s.upstream) and b.barrier
                   and b.opened_epoch < $2)
 order by s.ordinal limit 1;
@@ -102,7 +107,7 @@ order by s.ordinal limit 1;
 update step set opened_epoch = $3 where run_id = $1 and ordinal = $2 returning ordinal;
 
 -- name: anything_open
-select exists (select 1 from task where run_id = $1 and state in ('waiting', 'available', 'running'));
+select exists (select 1 from task where run_id = $1 and (state = 'available' or state = 'running' or state = 'waiting'));
 
 -- name: verdict
 -- What a run with nothing open has come to: whether anything failed, and whether its last step for single records
@@ -124,8 +129,8 @@ select r.id from run r
 where r.state = 'running' and r.sealed and (
     exists (select 1 from step s where s.run_id = r.id and s.barrier and s.opened_epoch < r.epoch
             and not exists (select 1 from task t where t.run_id = r.id and t.step = any (s.upstream)
-                            and t.state in ('waiting', 'available', 'running')))
-    or not exists (select 1 from task t where t.run_id = r.id and t.state in ('waiting', 'available', 'running')))
+                            and (t.state = 'available' or t.state = 'running' or t.state = 'waiting')))
+    or not exists (select 1 from task t where t.run_id = r.id and (t.state = 'available' or t.state = 'running' or t.state = 'waiting')))
 limit 100;
 
 -- name: progress
@@ -134,6 +139,9 @@ from step s left join lateral (
     select json_object_agg(c.name, c.n)::text as counts from counter c
     where c.run_id = s.run_id and c.step = s.ordinal and c.n <> 0) c on true
 where s.run_id = $1 order by s.ordinal;
+
+-- name: count_unreadable
+select count(*) from item where run_id = $1 and state = 'unreadable';
 
 -- name: unreadable
 select id, name, uri, code, reason from item where run_id = $1 and state = 'unreadable' order by name limit $2;
@@ -173,6 +181,3 @@ group by 1, 2 order by 3 desc limit 20;
 select id, name, host, pid, state, pools, started_at, lease_until < clock_timestamp() as late, cause
 from worker where state in ('alive', 'draining') or ended_at > clock_timestamp() - interval '10 minutes'
 order by id;
-
--- name: live_workers
-select count(*) from worker where state in ('alive', 'draining') and lease_until > clock_timestamp();
