@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import uuid
 from collections.abc import Callable, Sequence
@@ -54,6 +55,7 @@ class App:
         self.nonce = uuid.uuid4()  # of the worker that this process may become, and of its calls to models
         self.crew: Crew | None = None
         self._server: embedded.Server | None = None
+        self._performer: RecordPerformer | None = None
         self._pool: asyncpg.Pool[Any] | None = None
 
     @property
@@ -84,6 +86,9 @@ class App:
     ) -> None:
         if self.crew is not None:
             await self.crew.stop()
+        if self._performer is not None:
+            await self._warming
+            await self._performer.close()
         if hasattr(self, "models"):
             await self.models.close()
         if self._pool is not None:
@@ -124,6 +129,8 @@ class App:
             run_id, _ = await runs.find_or_create(connection, new, fresh=fresh)
             name = (await connection.fetchrow(SQL["run_row"], run_id))["name"]
         run = Run(self, run_id, chosen, name)
+        if not (await run.progress()).ended:
+            await self.start_crew()  # its processes begin while we still read the files
         await self.add_inputs(run, paths)
         await run.resume()
         if not (await run.progress()).ended:
@@ -224,13 +231,11 @@ class App:
             pools=s.pools, lease=s.lease, beat=s.beat, probe=s.probe, confirm=s.confirm, stall_after=s.stall_after,
             poll=s.poll, shutdown=s.shutdown, backoff=s.backoff, name=name,
         )  # fmt: skip
-        return Worker(
-            self.url,
-            RecordPerformer(self.pool, self.blobs, self.models, s.language),
-            settings,
-            self.nonce,
-            self.revive if self._server is not None else None,
-        )
+        if self._performer is None:
+            self._performer = RecordPerformer(self.pool, self.blobs, self.models, s.language)
+            self._warming = asyncio.create_task(self._performer.children.warm())
+        revive = self.revive if self._server is not None else None
+        return Worker(self.url, self._performer, settings, self.nonce, revive)
 
 
 def _key(place: str, content: bytes) -> bytes:

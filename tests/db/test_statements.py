@@ -78,7 +78,7 @@ async def test_claim_settle_and_rescue_read_rows_in_proportion_to_the_batch(pool
                 connection, queue.SQL["release"], [t.id for t in tasks], [t.token for t in tasks], [0.0] * 20, [""] * 20
             ),
             "rescue": await rows_read(connection, queue.SQL["rescue"], claimer.id, True, "test"),
-            "suspects": await rows_read(connection, queue.SQL["suspects"], queue.LOCK_CLASS, 0, 0.5),
+            "suspects": await rows_read(connection, queue.SQL["suspects"], queue.LOCK_CLASS, 0, 0.5, "here"),
             "beat": await rows_read(connection, queue.SQL["beat"], claimer.id, claimer.nonce),
             "sealed_runs": await rows_read(connection, statements("workflow")["sealed_runs"]),
         }  # fmt: skip

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 
-from gristmill.engine import queue
+from gristmill.engine import processes, queue
 from gristmill.engine.queue import Claimer, Failure
 from tests.engine.conftest import Enqueue, register
 
@@ -318,3 +319,28 @@ async def test_counters_add_up_to_the_states_of_the_tasks(
     assert {name: n for name, n in sums.items() if name in states} == states
     assert sums["empty"] == 1
     assert sums["crashes"] == 2
+
+
+async def test_a_worker_on_this_machine_whose_process_has_ended_is_buried_at_once(
+    pool: Any, claimer: Claimer, enqueue: Enqueue
+) -> None:
+    await enqueue({})
+    await claim(pool, claimer)
+    process = await asyncio.create_subprocess_exec("sleep", "600")
+    await pool.execute(
+        "update worker set boot_id = $1, pid = $2, pid_started = $3", processes.machine(), process.pid,
+        processes.started(process.pid),
+    )  # fmt: skip
+    async with pool.acquire() as connection:
+        assert await queue.rescue(connection, 0) == []
+        process.kill()
+        await process.wait()
+        assert await queue.rescue(connection, 0) == [claimer.id]
+    assert await pool.fetchval("select cause from worker") == "its process ended"
+    assert await pool.fetchval("select crashes from task") == 1
+
+
+async def test_another_process_that_has_got_the_same_pid_is_not_the_worker(pool: Any, claimer: Claimer) -> None:
+    await pool.execute("update worker set boot_id = $1, pid = $2, pid_started = 1", processes.machine(), os.getpid())
+    async with pool.acquire() as connection:
+        assert await queue.rescue(connection, 0) == [claimer.id]

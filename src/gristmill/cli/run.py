@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gristmill.app import App
     from gristmill.run import Progress, Run
 
-SAMPLES = 3  # finished rows that are shown at the end
+SAMPLES = 3  # finished rows that are shown at the end, each of another source
 
 
 @click.command(name="run")
@@ -174,13 +174,15 @@ async def _report(run: Run, progress: Progress, manifest: Any, failures: list[An
             f"  {usage['calls']:,} calls paid, {usage['from_ledger']:,} answered from the ledger,"
             f" {usage['input']:,} tokens in, {usage['output']:,} out"
         )
-    samples = 0
+    shown: set[str] = set()
     async for row in run.rows():
+        if row.source in shown:
+            continue
         where = f"{row.source}" + (f", page {row.page_start}" if row.page_start else "")
         where += f", characters {row.start} to {row.end}" if row.start is not None else ""
         say(f"\n  Q  {row.question}\n  A  {row.answer}\n     from {where}")
-        samples += 1
-        if samples == SAMPLES:
+        shown.add(row.source)
+        if len(shown) == SAMPLES:
             break
     if failures:
         say("")

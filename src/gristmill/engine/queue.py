@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 
 from gristmill.db.statements import statements
+from gristmill.engine import processes
 
 SQL = statements("queue")
 WAKE_CHANNEL = "gristmill_wake"
@@ -181,17 +182,22 @@ async def crash(connection: asyncpg.Connection[Any], claimer: Claimer, task: Tas
 async def rescue(connection: asyncpg.Connection[Any], my_id: int, confirm: float = 0.5) -> list[int]:
     """Buries dead workers and puts their tasks in front of the queue; returns the ids of the buried.
 
-    `confirm` is the time in seconds between two sightings of a vanished liveness lock. A worker whose lock is still
-    held, but whose lease is over, is stalled: it loses its tasks and no crash is charged.
+    Three ways to know: the process is on this machine and has ended (certain, at once); its liveness lock has vanished
+    (believed when seen twice, `confirm` seconds apart); its lease is over. A worker whose lock is still held, but whose
+    lease is over, is stalled: it loses its tasks and no crash is charged.
     """
     buried = []
-    for row in await connection.fetch(SQL["suspects"], LOCK_CLASS, my_id, confirm):
-        cause = "its process ended" if row["gone"] else "its lease ran out"
+    machine = processes.machine()
+    for row in await connection.fetch(SQL["suspects"], LOCK_CLASS, my_id, confirm, machine or "?"):
+        ended = row["near"] and processes.started(row["pid"]) != row["pid_started"]
+        if not (ended or row["gone"] or row["expired"]):
+            continue
+        cause = "its process ended" if ended or row["gone"] else "its lease ran out"
         async with connection.transaction():
-            marked = await connection.fetchval(SQL["mark_dead"], row["id"], cause, LOCK_CLASS)
+            marked = await connection.fetchval(SQL["mark_dead"], row["id"], cause, LOCK_CLASS, ended)
             if marked is None:
                 continue
-            charged = not (row["expired"] and row["locked"])
+            charged = ended or not (row["expired"] and row["locked"])
             await connection.fetch(SQL["rescue"], row["id"], charged, cause)
             buried.append(marked)
     return buried

@@ -13,14 +13,13 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg
 
 from gristmill.db.database import RECONNECT, REPEAT, open_pool, reconnecting, transaction
 from gristmill.db.migrate import check_schema
-from gristmill.engine import queue
+from gristmill.engine import processes, queue
 from gristmill.engine.heart import Heart
 from gristmill.engine.queue import Claimer, Failure, NewTask, Task
 from gristmill.engine.settling import Settler
@@ -152,8 +151,8 @@ class Worker:
     async def _register(self, pool: asyncpg.Pool[Any]) -> Claimer:
         host = platform.node() or "localhost"
         worker_id = await pool.fetchval(
-            queue.SQL["register_worker"], self.nonce, self.settings.name or f"{host}-{os.getpid()}", host, boot_id(),
-            os.getpid(), process_started(os.getpid()), json.dumps(dict(self.settings.pools)), __version__,
+            queue.SQL["register_worker"], self.nonce, self.settings.name or f"{host}-{os.getpid()}", host,
+            processes.machine(), os.getpid(), processes.started(os.getpid()), json.dumps(dict(self.settings.pools)), __version__,
             self.settings.lease,
         )  # fmt: skip
         return Claimer(worker_id, self.nonce)
@@ -324,19 +323,3 @@ def describe(error: BaseException, backoff: float) -> Failure:
     else:
         message, code = str(error) or type(error).__name__, "T300"
     return Failure(code=code, error=type(error).__name__, message=message, retry=retry, backoff=backoff)
-
-
-def boot_id() -> str:
-    """Differs after every boot of the machine."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def process_started(pid: int) -> int:
-    """When a process began, in clock ticks since boot; 0 where the system does not say. With the pid it is unique."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return 0

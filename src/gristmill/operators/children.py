@@ -27,6 +27,7 @@ class Child:
 
     def __init__(self) -> None:
         self.tasks = 0
+        self.started = False
         self._tail: deque[bytes] = deque()
         self._kept = 0  # bytes in the tail
         self._process: asyncio.subprocess.Process | None = None
@@ -45,6 +46,7 @@ class Child:
         except TimeoutError:
             await self.kill()
             raise ChildCrashed(f"a child process was not ready after {BOOT_LIMIT:.0f} s") from None
+        self.started = True
 
     async def run(self, message: dict[str, Any], ask: Ask) -> dict[str, Any]:
         """One task. Raises `ChildCrashed` when the process dies on the way."""
@@ -123,7 +125,7 @@ class Children:
             self._all.add(child)
         keep = False
         try:
-            if child.tasks == 0:
+            if not child.started:
                 await child.start()
             reply = await child.run(message, ask)
             keep = not fresh and child.tasks < TASKS_PER_CHILD
@@ -134,6 +136,18 @@ class Children:
             else:  # also when we were cancelled: a child that is still at work must not live on
                 self._all.discard(child)
                 await asyncio.shield(child.kill())
+
+    async def warm(self) -> None:
+        """Starts one child before the first task needs it; what it imports takes most of a second."""
+        child = Child()
+        self._all.add(child)
+        try:
+            await child.start()
+        except (ChildCrashed, asyncio.CancelledError):
+            self._all.discard(child)
+            await asyncio.shield(child.kill())
+        else:
+            self._idle.append(child)
 
     async def close(self) -> None:
         """Ends all children, busy ones too."""

@@ -185,17 +185,17 @@ select state from crashed;
 
 -- name: suspects
 -- Workers to bury: the lease is over (or absurdly far away: the clock was set back), or the liveness lock has been
--- gone for two sightings. $1 the class of the locks, $2 the caller, who never buries himself, $3 seconds between the
--- sightings.
+-- gone for two sightings. Also those whose process the caller can look at himself ("near"). $1 the class of the locks,
+-- $2 the caller, who never buries himself, $3 seconds between the sightings, $4 the caller's machine.
 with live as materialized (
-    select id, lease_until, ttl, postmaster_started, suspect_at from worker
+    select id, lease_until, ttl, postmaster_started, suspect_at, pid, pid_started, boot_id = $4 as near from worker
     where state in ('alive', 'draining') and id <> $2),
 held as materialized (
     select l.objid::bigint as id from pg_locks l
     where l.locktype = 'advisory' and l.classid = $1::bigint::oid and l.granted and l.mode = 'ExclusiveLock'
       and l.database = (select oid from pg_database where datname = current_database())),
 judged as (
-    select live.id, live.suspect_at, held.id is not null as locked,
+    select live.id, live.suspect_at, live.near, live.pid, live.pid_started, held.id is not null as locked,
         live.lease_until < clock_timestamp() or live.lease_until > clock_timestamp() + 2 * live.ttl as expired,
         coalesce(live.postmaster_started = pg_postmaster_start_time() and held.id is null, false) as vanished
     from live left join held on held.id = live.id),
@@ -203,16 +203,16 @@ sighted as (
     update worker w set suspect_at = case when j.vanished then clock_timestamp() end
     from judged j where w.id = j.id and j.vanished <> (w.suspect_at is not null)
       and w.state in ('alive', 'draining'))
-select id, expired, locked,
+select id, expired, locked, near, pid, pid_started,
     coalesce(vanished and suspect_at < clock_timestamp() - make_interval(secs => $3), false) as gone
 from judged
-where expired or (vanished and suspect_at < clock_timestamp() - make_interval(secs => $3))
+where expired or near or (vanished and suspect_at < clock_timestamp() - make_interval(secs => $3))
 order by id;
 
 -- name: mark_dead
 update worker set state = 'dead', ended_at = clock_timestamp(), cause = $2
 where id = $1 and state in ('alive', 'draining')
-  and (lease_until < clock_timestamp() or lease_until > clock_timestamp() + 2 * ttl
+  and ($4 or lease_until < clock_timestamp() or lease_until > clock_timestamp() + 2 * ttl
        or (suspect_at is not null and pg_try_advisory_xact_lock_shared($3, id::int)))
 returning id;
 

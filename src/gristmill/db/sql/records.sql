@@ -41,13 +41,18 @@ delete from run_record where run_id = $1 and step >= $2;
 select id, kind, hash, body from record where id = any ($1::bigint[]);
 
 -- name: load_family
--- The records themselves and all their ancestors, nearest first.
+-- The records themselves and all their ancestors, nearest first. `offset 0` keeps every step a look-up by key: a plan
+-- made while the tables were empty would read them whole for ever.
 with recursive family as (
     select unnest($1::bigint[]) as id, 0 as distance
     union
-    select l.parent_id, f.distance + 1 from family f join lineage l on l.record_id = f.id where f.distance < 16)
-select r.id, r.kind, r.hash, r.body, min(f.distance) as distance
-from family f join record r on r.id = f.id group by r.id order by min(f.distance), r.id;
+    select l.parent_id, f.distance + 1
+    from family f cross join lateral (select parent_id from lineage where record_id = f.id offset 0) as l
+    where f.distance < 16),
+nearest as (select id, min(distance) as distance from family group by id)
+select r.id, r.kind, r.hash, r.body, nearest.distance
+from nearest cross join lateral (select * from record where record.id = nearest.id offset 0) as r
+order by nearest.distance, r.id;
 
 -- name: of_run
 -- What a step of a run has made from inputs that still count, in the order of the inputs and of their text.
@@ -67,8 +72,11 @@ select e.id as record_id, e.body as example, encode(e.work_key, 'hex') as work_k
         with recursive family as (
             select e.id, 0 as distance
             union
-            select l.parent_id, f.distance + 1 from family f join lineage l on l.record_id = f.id where f.distance < 16)
-        select distinct on (r.kind) r.kind, r.body from family f join record r on r.id = f.id
+            select l.parent_id, f.distance + 1
+            from family f cross join lateral (select parent_id from lineage where record_id = f.id offset 0) as l
+            where f.distance < 16)
+        select distinct on (r.kind) r.kind, r.body
+        from family f cross join lateral (select id, kind, body from record where record.id = f.id offset 0) as r
         where f.distance > 0 order by r.kind, f.distance, r.id) a) as ancestors
 from (select distinct on (rr.record_id) rr.record_id, i.name, rr.place
       from run_record rr left join item i on i.id = rr.item_id
