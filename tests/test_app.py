@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from gristmill.app import App
-from gristmill.config import load_settings
+from gristmill.config import Settings, load_settings
 from gristmill.data.kinds import Chunk, Example, Source
 from gristmill.db import embedded
 from gristmill.errors import ModelSetupError, UsageError
@@ -311,17 +312,18 @@ async def test_the_built_in_workflow_works_without_a_key(app: App, hand: Hand, t
     assert await rows(run)
 
 
-async def test_workers_get_the_settings_of_their_app(database_url: str, folder: Path, tmp_path: Path) -> None:
-    settings = load_settings(tmp_path, {}, database_url=database_url, home=tmp_path / "home", workers=1, language="de",
-                             project="mine").values  # fmt: skip
+async def test_workers_get_the_settings_of_their_app(database_url: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"language": "de", "project": "mine", "pools": {"parse": 2, "model": 5, "*": 1}}
+    settings = Settings(home=tmp_path / "home", database_url=database_url, workers=1, **given)
     async with App(settings=settings) as app:
         await app.start_crew()
         assert app.crew is not None
-        environment = app.crew.environment
-        assert (environment["GRISTMILL_LANGUAGE"], environment["GRISTMILL_PROJECT"]) == ("de", "mine")
+        handed = load_settings(tmp_path, app.crew.environment).values
+        assert (handed.language, handed.project, handed.pools) == ("de", "mine", given["pools"])
         async with asyncio.timeout(30):
-            while not await app.pool.fetchval("select count(*) from worker where state = 'alive'"):
+            while not (pools := await app.pool.fetchval("select pools from worker where state = 'alive'")):
                 await asyncio.sleep(0.05)
+        assert json.loads(pools) == given["pools"]
         (pid,) = app.crew.pids
     assert not Path(f"/proc/{pid}").exists()
 

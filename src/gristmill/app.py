@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 
 from gristmill.bindings import ModelSource
-from gristmill.config import ENVIRONMENT, Settings, load_settings
+from gristmill.config import HANDED_ON, Settings, load_settings
 from gristmill.crew.launch import Crew
 from gristmill.data import records
 from gristmill.data.blobs import Blobs
@@ -210,8 +210,7 @@ class App:
         own = {op.path for op in registered().values() if not op.module.startswith("gristmill.")}
         arguments = ["--home", str(self.settings.home), *(part for path in sorted(own) for part in ("--load", path))]
         # In the environment, not in the arguments: those are for everybody to read.
-        settings = self.settings.model_dump(mode="json")
-        environment = {key: str(settings[name] or "") for key, name in ENVIRONMENT.items() if name != "workers"}
+        environment = {HANDED_ON: self.settings.model_dump_json(exclude={"workers"})}
         logs = self.settings.home / "logs"
         self.crew = Crew(arguments, self.settings.workers, logs, self.on_event, environment)
         await self.crew.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gristmill.errors import ConfigurationError
 
 FILE = "gristmill.toml"
+HANDED_ON = "GRISTMILL_HANDED_ON"  # the App's settings for its workers, as JSON
 ENVIRONMENT = {
     "GRISTMILL_HOME": "home",
     "GRISTMILL_DATABASE_URL": "database_url",
@@ -85,6 +87,8 @@ def load_settings(
         if file is not None and file.is_file():
             take(_read(file), str(file))
     take({name: environment[key] for key, name in ENVIRONMENT.items() if environment.get(key)}, "environment")
+    if HANDED_ON in environment:  # from the App that started this worker
+        take(json.loads(environment[HANDED_ON]), "the process that started this one")
     take({name: value for name, value in overrides.items() if value is not None}, "argument")
     try:
         values = Settings.model_validate(merged)

@@ -100,15 +100,19 @@ async def _run(
 
 
 def interruptible(app: App) -> asyncio.Event:
-    """First Ctrl-C: drain, and say how to go on. Second: at once. Nothing is lost by either."""
+    """First Ctrl-C: drain, and say how to go on. Second: give everything back now. Third: kill. Nothing is lost."""
     stop = asyncio.Event()
+    signals: list[int] = []
 
     def on_signal() -> None:
-        if stop.is_set():
-            if app.crew is not None:
-                app.crew.signal(signal.SIGKILL)
-            say("stopped at once; leases run out by themselves")
+        signals.append(1)
+        if len(signals) > 1 and app.crew is not None:
+            app.crew.signal(signal.SIGTERM if len(signals) == 2 else signal.SIGKILL)
+        if len(signals) > 2:
             os._exit(130)
+        if stop.is_set():
+            say("giving back what is under way")
+            return
         stop.set()
         say("\nfinishing what has begun (Ctrl-C again: stop at once, nothing is lost by that either)")
 

@@ -22,7 +22,7 @@ from gristmill.cli import options
 @click.option("--supervised", is_flag=True, help="Stop when standard input closes.")
 @options.home
 def command(load: tuple[str, ...], name: str, supervised: bool, home: Path | None) -> None:
-    """Claims tasks and works on them until SIGTERM or Ctrl-C: the first drains, the second stops at once."""
+    """Claims tasks and works on them until SIGTERM or Ctrl-C: the first drains, the second gives everything back."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     options.call(_work(home, load, name, supervised))
 
@@ -36,10 +36,13 @@ async def _work(home: Path | None, load: tuple[str, ...], name: str, supervised:
         worker = app.worker(name)
         loop = asyncio.get_running_loop()
 
+        signals: list[int] = []
+
         def on_signal() -> None:
-            if worker.stopping:
+            signals.append(1)
+            if len(signals) > 2:
                 os._exit(130)
-            worker.stop()
+            worker.stop(at_once=len(signals) == 2)
 
         def on_input() -> None:
             if not os.read(0, 1024):  # whoever started us is gone
@@ -50,5 +53,5 @@ async def _work(home: Path | None, load: tuple[str, ...], name: str, supervised:
             loop.add_signal_handler(number, on_signal)
         if supervised:
             loop.add_reader(0, on_input)
-        await worker.run()
+        await worker.run(app.pool)
     return 0

@@ -10,7 +10,7 @@ SETTINGS = """\
 # -- who may connect: processes of this machine, through the socket, and nobody over a network
 listen_addresses = ''
 unix_socket_permissions = 0700          # the account of the server, and root
-max_connections = 100                   # about 16 workers of 6 connections each
+max_connections = 200                   # about 20 workers of 9 connections each
 
 # -- what was committed stays, whatever is killed or unplugged
 fsync = on

@@ -1,4 +1,4 @@
-"""Which process a worker is, beyond its pid: pids come again, machines boot again, containers have pids of their own."""
+"""Which process a worker is, beyond its pid: pids and boots come again, and containers have pids of their own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,19 @@ def machine() -> str:
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
+
+
+def ended(pid: int, since: int) -> bool:
+    """Whether the process that had this pid and start has surely ended. Where /proc hides it, it counts as alive."""
+    if not since or started(pid) == since:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # somebody else's process: it is there, and we may not look at it
+    return started(pid) != since
 
 
 def started(pid: int) -> int:

@@ -189,7 +189,7 @@ async def rescue(connection: asyncpg.Connection[Any], my_id: int, confirm: float
     buried = []
     machine = processes.machine()
     for row in await connection.fetch(SQL["suspects"], LOCK_CLASS, my_id, confirm, machine or "?"):
-        ended = row["near"] and processes.started(row["pid"]) != row["pid_started"]
+        ended = row["near"] and processes.ended(row["pid"], row["pid_started"])
         if not (ended or row["gone"] or row["expired"]):
             continue
         cause = "its process ended" if ended or row["gone"] else "its lease ran out"

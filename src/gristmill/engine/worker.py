@@ -95,6 +95,7 @@ class Worker:
         self.settings = settings or WorkerSettings()
         self.lease_lapsed = False
         self._stopping = asyncio.Event()
+        self._at_once = asyncio.Event()
         self._wake = asyncio.Event()
         self._busy: dict[str, int] = dict.fromkeys(self.settings.pools, 0)
         self._suspects = 0
@@ -137,10 +138,15 @@ class Worker:
     def stopping(self) -> bool:
         return self._stopping.is_set()
 
-    def stop(self) -> None:
-        """Claims nothing more; `run` returns when what is under way has finished or was given back."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Claims nothing more; `run` returns when what is under way has finished or was given back.
+
+        With `at_once` everything is given back now; also when the worker is draining already.
+        """
         self._stopping.set()
         self._wake.set()
+        if at_once:
+            self._at_once.set()
 
     def wake(self, *, rescan: bool = False) -> None:
         """Looks for work now instead of at the next poll; with `rescan` also below the watermark."""
@@ -150,10 +156,11 @@ class Worker:
 
     async def _register(self, pool: asyncpg.Pool[Any]) -> Claimer:
         host = platform.node() or "localhost"
+        name = self.settings.name or f"{host}-{os.getpid()}"
         worker_id = await pool.fetchval(
-            queue.SQL["register_worker"], self.nonce, self.settings.name or f"{host}-{os.getpid()}", host,
-            processes.machine(), os.getpid(), processes.started(os.getpid()), json.dumps(dict(self.settings.pools)), __version__,
-            self.settings.lease,
+            queue.SQL["register_worker"], self.nonce, name, host,
+            processes.machine(), os.getpid(), processes.started(os.getpid()), json.dumps(dict(self.settings.pools)),
+            __version__, self.settings.lease,
         )  # fmt: skip
         return Claimer(worker_id, self.nonce)
 
@@ -299,7 +306,11 @@ class Worker:
         with contextlib.suppress(*RECONNECT):
             await pool.execute(queue.SQL["drain_worker"], self.claimer.id, self.claimer.nonce)
         if self._running:
-            await asyncio.wait(self._running, timeout=self.settings.shutdown)
+            finished = asyncio.gather(*self._running, return_exceptions=True)
+            at_once = asyncio.create_task(self._at_once.wait())
+            await asyncio.wait((asyncio.shield(finished), at_once), timeout=self.settings.shutdown,
+                               return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
+            at_once.cancel()
         for running in list(self._running):
             running.cancel()
         if self._running:

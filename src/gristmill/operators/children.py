@@ -159,7 +159,7 @@ class Children:
 
 def _environment() -> dict[str, str]:
     """Without the database's address and without keys: a child has no business there."""
-    hidden = ("PGPASSWORD", "PGPASSFILE")
+    hidden = ("PGPASSWORD", "PGPASSFILE", "GRISTMILL_HANDED_ON")
     return {
         name: value
         for name, value in os.environ.items()

@@ -275,7 +275,7 @@ with broken as materialized (
 before as materialized (
     select t.id, t.state from task t join broken b on b.id = t.id where not b.barrier),
 again as (
-    update task t set state = 'available', failures = 0, crashes = 0, seq = nextval('task_seq'), priority = 0,
+    update task t set state = 'available', failures = 0, crashes = 0, seq = nextval('task_seq'), priority = -t.step,
         run_at = clock_timestamp(), ended_at = null, held = null
     from before where t.id = before.id
     returning t.id, t.run_id, t.step, before.state as was),

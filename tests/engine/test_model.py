@@ -1,0 +1,765 @@
+"""The queue's own SQL on a real server, driven by random steps and compared with a model after every step."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import uuid
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import asyncpg
+from hypothesis import HealthCheck, Phase, Verbosity, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from gristmill.db.database import connect
+from gristmill.engine import processes, queue, upkeep, workflow
+from gristmill.engine.queue import Claimer, Failure, NewTask
+from gristmill.engine.workflow import NewItem, NewRun, Step
+
+STEPS = (
+    Step("first", "bare", "*", max_attempts=2, max_crashes=3),
+    Step("second", "other", "parse", max_attempts=3, max_crashes=2),
+    Step("gather", "bare", "*", barrier=True, max_attempts=2, max_crashes=2),
+)
+GATHER = 2
+OPEN = ("available", "running")
+BROKEN = ("failed", "quarantined")
+CAUSES = (Failure("T300", "TransientError", "no answer", True, 0.0), Failure("T200", "InputError", "bad", True, 0.0))
+CRASHED = hashlib.sha256(b"crash").digest()
+DIED = hashlib.sha256(b"worker died").digest()
+NAMES = "abcd"
+BEYOND = 2**40
+RESCUED = -32768
+
+LOOK = """
+select json_build_object(
+    'tasks', (select json_agg(json_build_array(id, run_id, step, item_id, state, attempt, failures, crashes, priority,
+        worker_id, token, state <> 'available' or run_at <= clock_timestamp(), ended_at is not null)) from task),
+    'attempts', (select json_agg(json_build_array(task_id, token, attempt, worker_id, outcome)) from attempt),
+    'counters', (select json_agg(json_build_array(run_id, step, name, n)) from (
+        select run_id, step, name, sum(n) as n
+        from (select * from counter union all select * from counter_delta) as every
+        group by 1, 2, 3 having sum(n) <> 0) as s),
+    'runs', (select json_agg(json_build_array(r.id, r.state, r.sealed, r.epoch, s.opened_epoch, r.ended_at is not null))
+        from run r join step s on s.run_id = r.id and s.barrier),
+    'items', (select json_agg(json_build_array(id, state)) from item),
+    'workers', (select json_agg(json_build_array(id, state, suspect_at is not null, lease_until < clock_timestamp()
+        or lease_until > clock_timestamp() + 2 * ttl)) from worker),
+    'events', (select json_agg(json_build_array(name, run_id, task_id, worker_id, n)) from (
+        select name, run_id, task_id, case when name = 'worker.died' then worker_id end as worker_id, count(*) as n
+        from (select name, run_id, task_id, worker_id from event
+              union all select name, run_id, task_id, worker_id from event_inbox) as every
+        group by 1, 2, 3, 4) as s))::text
+"""
+ORPHANS = """
+select count(*) from task t join worker w on w.id = t.worker_id
+where t.state = 'running' and t.worker_id <> $1
+  and (w.state not in ('alive', 'draining') or w.lease_until < clock_timestamp())
+"""
+TABLES = ("worker", "run", "step", "item", "task", "attempt", "counter", "counter_delta", "event_inbox", "event")
+FORGET = "; ".join(f"delete from {table}" for table in TABLES)  # much faster than truncate, and nothing counts on ids
+
+
+@dataclass(slots=True)
+class ModelTask:
+    """What a task must look like."""
+
+    run: int
+    step: int
+    item: int | None
+    state: str = "available"
+    due: bool = True
+    attempt: int = 0
+    failures: int = 0
+    crashes: int = 0
+    priority: int = 0
+    token: uuid.UUID | None = None
+    worker: int | None = None
+    cause: bytes | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.state in OPEN
+
+
+@dataclass(slots=True)
+class ModelWorker:
+    """What is known of a worker, and what really became of it."""
+
+    nonce: uuid.UUID
+    state: str = "alive"
+    lease: str = "good"  # or "over", or "absurd": so far away that the clock must have been set back
+    announced: bool = False
+    holding: bool = False  # somebody holds its liveness lock
+    sighted: bool = False
+    ended: bool = False  # its process is gone, and everybody on its machine can see that
+
+    @property
+    def live(self) -> bool:
+        return self.state in ("alive", "draining")
+
+
+@dataclass(slots=True)
+class ModelRun:
+    """A run, the names of its inputs, and the epochs that have ended."""
+
+    state: str = "running"
+    sealed: bool = False
+    epoch: int = 1
+    gathered: int = 0  # the epoch in which its barrier was made
+    items: dict[str, int] = field(default_factory=dict)
+    counting: set[int] = field(default_factory=set)
+    ended: list[int] = field(default_factory=list)
+
+    @property
+    def under_way(self) -> bool:
+        return self.state in ("running", "paused")
+
+
+ticket_choice = st.tuples(st.sampled_from(["current", "current", "overtaken", "overtaken", "any"]), st.integers(0, 9))
+few = st.integers(0, 5)
+which_run = st.integers(0, 1)
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Every rule sends one statement of the product and does the same to the model."""
+
+    runner: ClassVar[asyncio.Runner]
+    connection: ClassVar[asyncpg.Connection[Any]]
+    holder: ClassVar[asyncpg.Connection[Any]]  # the session that holds the liveness locks
+    seen: ClassVar[Counter[str]]
+
+    def do(self, sent: Coroutine[Any, Any, Any]) -> Any:
+        self.seen["statements"] += 1
+        return self.runner.run(sent)
+
+    async def together(self, *sent: Any) -> Any:
+        """Calls one after the other in one transaction; returns what the last one returns."""
+        result = None
+        async with self.connection.transaction():
+            for call in sent:
+                result = await call()
+        return result
+
+    # What everything begins with.
+
+    @initialize()
+    def begin(self) -> None:
+        self.tasks: dict[int, ModelTask] = {}
+        self.workers: dict[int, ModelWorker] = {}
+        self.runs: dict[int, ModelRun] = {}
+        self.removed: set[int] = set()
+        self.tickets: list[queue.Task] = []
+        self.attempts: set[tuple[Any, ...]] = set()
+        self.extra: Counter[tuple[int, int, str]] = Counter()  # counters that are not numbers of tasks
+        self.events: Counter[tuple[Any, ...]] = Counter()
+        self.fence = 0
+        self.seen["histories"] += 1
+        self.do(self.holder.execute("select pg_advisory_unlock_all()"))
+        self.do(self.connection.execute(FORGET))
+        self.do(self.connection.execute("select setseed(0.5)"))  # a history must be the same when it is played again
+        for number in range(2):
+            new = NewRun(f"run {number}", "model", STEPS, {})
+            run_id, _ = self.do(self.together(lambda new=new: workflow.find_or_create(self.connection, new)))
+            self.runs[run_id] = ModelRun()
+            self.events["run.start", run_id, None, None] += 1
+        self.new_worker(False)
+        self.new_worker(True)
+        self.add(0, ["a", "b", "c"])
+        self.add(1, ["a"])
+
+    # What rules have in common.
+
+    def worker(self, number: int) -> tuple[int, ModelWorker]:
+        """Any worker that ever was, the youngest first."""
+        ids = sorted(self.workers, reverse=True)
+        return ids[number % len(ids)], self.workers[ids[number % len(ids)]]
+
+    def claimer(self, number: int) -> Claimer:
+        worker_id, worker = self.worker(number)
+        return Claimer(worker_id, worker.nonce)
+
+    def run_at(self, number: int) -> tuple[int, ModelRun]:
+        return sorted(self.runs.items())[number]
+
+    def holds(self, ticket: queue.Task) -> bool:
+        task = self.tasks[ticket.id]
+        return task.state == "running" and task.token == ticket.token
+
+    def pick(self, choice: tuple[str, int]) -> queue.Task | None:
+        """A ticket that was ever issued, the youngest first; "overtaken": while somebody else holds its task."""
+        wanted, number = choice
+        current = [ticket for ticket in self.tickets if self.holds(ticket)]
+        running = [t for t in self.tickets if self.tasks[t.id].state == "running"]
+        overtaken = [ticket for ticket in running if not self.holds(ticket)]
+        found = {"current": current, "overtaken": overtaken}.get(wanted) or self.tickets
+        return found[-1 - number % len(found)] if found else None
+
+    def made(self, ids: Sequence[int], tasks: Sequence[ModelTask]) -> None:
+        assert len(ids) == len(tasks)
+        self.tasks |= zip(ids, tasks, strict=True)
+
+    def ends(self, task_id: int, outcome: str, cause: bytes | None = None, worker: int | None = None) -> None:
+        """The attempt that runs is over."""
+        task = self.tasks[task_id]
+        by = task.worker if worker is None else worker
+        self.attempts.add((task_id, str(task.token), task.attempt, by, outcome))
+        task.cause = cause
+
+    def put_back(self, task: ModelTask, state: str = "available", *, due: bool = True) -> None:
+        task.state, task.due, task.token, task.worker = state, due, None, None
+
+    def stop(self, task_id: int) -> None:
+        task = self.tasks[task_id]
+        if task.state == "running":
+            self.seen["tasks taken from their worker by a cancel or a withdraw"] += 1
+            self.ends(task_id, "cancelled")
+        self.put_back(task, "cancelled")
+
+    def open_run(self, run: ModelRun) -> None:
+        if not run.under_way or run.gathered == run.epoch:
+            run.epoch += 1
+        run.state, run.sealed = "running", False
+
+    def end_run(self, run_id: int, state: str) -> None:
+        run = self.runs[run_id]
+        assert run.under_way
+        assert run.epoch not in run.ended, "an epoch ends once"
+        assert not any(task.open for task in self.tasks.values() if task.run == run_id), "nothing is open at the end"
+        run.state = state
+        run.ended.append(run.epoch)
+        self.events["run.end", run_id, None, None] += 1
+        self.seen["ends"] += 1
+
+    def of_run(self, run_id: int, *states: str) -> set[int]:
+        return {i for i, task in self.tasks.items() if task.run == run_id and task.state in states}
+
+    # Workers.
+
+    @rule(locked=st.booleans())
+    def new_worker(self, locked: bool) -> None:
+        if sum(worker.live for worker in self.workers.values()) >= 4 or len(self.workers) >= 12:
+            return
+        nonce = uuid.uuid4()
+        worker_id = self.do(
+            self.connection.fetchval(
+                queue.SQL["register_worker"], nonce, "model", "here", "boot", os.getpid(), 0, "{}", "test", 600.0
+            )
+        )
+        self.workers[worker_id] = ModelWorker(nonce)
+        if locked:
+            self.do(self.holder.execute("select pg_advisory_lock($1, $2)", queue.LOCK_CLASS, worker_id))
+            self.workers[worker_id].holding = True
+            self.announce(0, True)
+
+    @rule(number=few, really=st.booleans())
+    def announce(self, number: int, really: bool) -> None:
+        worker_id, worker = self.worker(number)
+        got = self.do(self.connection.fetchval(queue.SQL["announce_lock"], worker_id, worker.nonce, really))
+        assert (got is not None) == worker.live
+        if worker.live:
+            worker.announced, worker.sighted = really, False
+
+    @rule(number=few)
+    def lose_the_lock(self, number: int) -> None:
+        worker_id, worker = self.worker(number)
+        if worker.holding:
+            self.do(self.holder.execute("select pg_advisory_unlock($1, $2)", queue.LOCK_CLASS, worker_id))
+            worker.holding = False
+
+    @rule(number=few, how=st.sampled_from(["over", "over", "absurd"]))
+    def spoil_the_lease(self, number: int, how: str) -> None:
+        worker_id, worker = self.worker(number)
+        change = "- interval '1 s'" if how == "over" else "+ interval '1 day'"
+        sql = f"update worker set lease_until = clock_timestamp() {change} where id = $1"  # noqa: S608
+        self.do(self.connection.execute(sql, worker_id))
+        worker.lease = how
+
+    @rule(number=few)
+    def end_the_process(self, number: int) -> None:
+        """Its pid stands for another process from now on."""
+        worker_id, worker = self.worker(number)
+        sql = "update worker set boot_id = $2, pid = $3, pid_started = 1 where id = $1"
+        self.do(self.connection.execute(sql, worker_id, processes.machine(), os.getpid()))
+        worker.ended = True
+
+    @rule(number=few)
+    def beat(self, number: int) -> None:
+        worker_id, worker = self.worker(number)
+        got = self.do(self.connection.fetchval(queue.SQL["beat"], worker_id, worker.nonce))
+        assert got == (worker.state if worker.live else None)
+        self.seen["beats of the buried"] += worker.state == "dead"
+        if worker.live:
+            worker.lease, worker.sighted = "good", False
+
+    @rule(number=few)
+    def drain(self, number: int) -> None:
+        worker_id, worker = self.worker(number)
+        got = self.do(self.connection.fetchval(queue.SQL["drain_worker"], worker_id, worker.nonce))
+        assert (got is not None) == (worker.state == "alive")
+        if worker.state == "alive":
+            worker.state = "draining"
+
+    @rule(number=few, choice=st.none() | ticket_choice)
+    def give_back(self, number: int, choice: tuple[str, int] | None) -> None:
+        """What one claim took, or all that the worker holds."""
+        claimer = self.claimer(number)
+        ticket = self.pick(choice) if choice else None
+        tokens = [ticket.token] if ticket else None
+        got = self.do(self.together(lambda: queue.give_back(self.connection, claimer, "away", tokens)))
+        expected = self.held_by(claimer.id, tokens)
+        assert sorted(got) == sorted(expected)
+        for task_id in expected:
+            self.put_back(self.tasks[task_id])
+
+    def held_by(self, worker_id: int, tokens: Sequence[uuid.UUID] | None = None) -> list[int]:
+        return [
+            task_id
+            for task_id, task in self.tasks.items()
+            if task.state == "running" and task.worker == worker_id and (tokens is None or task.token in tokens)
+        ]
+
+    @rule(number=few)
+    def leave(self, number: int) -> None:
+        claimer = self.claimer(number)
+        worker = self.workers[claimer.id]
+        got = self.do(
+            self.together(
+                lambda: queue.give_back(self.connection, claimer, "leaves"),
+                lambda: self.connection.fetchval(queue.SQL["leave"], claimer.id, claimer.nonce, "done"),
+            )
+        )
+        assert (got is not None) == worker.live
+        for task_id in self.held_by(claimer.id):
+            self.put_back(self.tasks[task_id])
+        if worker.live:
+            worker.state = "stopped"
+            self.events["worker.stopped", None, None, None] += 1
+
+    @rule(number=st.none() | few)
+    def rescue(self, number: int | None) -> None:
+        mine = 0 if number is None else self.worker(number)[0]
+        got = self.do(queue.rescue(self.connection, mine, confirm=0.0))
+        buried = []
+        for worker_id, worker in sorted(self.workers.items()):
+            if not worker.live or worker_id == mine:
+                continue
+            vanished = worker.announced and not worker.holding
+            gone = vanished and worker.sighted
+            worker.sighted = vanished
+            if not (worker.ended or gone or worker.lease != "good"):
+                continue
+            charged = worker.ended or not (worker.lease != "good" and worker.holding)
+            worker.state = "dead"
+            buried.append(worker_id)
+            self.events["worker.died", None, None, worker_id] += 1
+            self.seen["rescues"] += bool(self.held_by(worker_id))
+            self.seen["rescues without a charge"] += bool(self.held_by(worker_id)) and not charged
+            for task_id in self.held_by(worker_id):
+                task = self.tasks[task_id]
+                self.ends(task_id, "crashed" if charged else "stalled", DIED)
+                task.priority = RESCUED
+                self.charge_crash(task_id, charged, STEPS[task.step].max_crashes)
+        assert got == buried
+        assert not self.do(self.connection.fetchval(ORPHANS, mine)), "nothing runs without a live holder"
+
+    def charge_crash(self, task_id: int, charged: bool, longest: int) -> str:
+        task = self.tasks[task_id]
+        task.crashes += charged
+        self.extra[task.run, task.step, "crashes"] += charged
+        state = "quarantined" if charged and task.crashes >= longest else "available"
+        if state == "quarantined":
+            self.seen["quarantines"] += 1
+            self.events["step.quarantined", task.run, task_id, None] += 1
+        self.put_back(task, state)
+        return state
+
+    @rule(n=st.integers(2, 5), suspects=st.booleans())
+    def usurp(self, n: int, suspects: bool) -> None:
+        """Everybody is thought dead, and a new worker takes what they hold."""
+        for number, worker in enumerate(self.workers[i] for i in sorted(self.workers, reverse=True)):
+            if worker.live:
+                self.spoil_the_lease(number, "over")
+        self.rescue(None)
+        self.same_as_the_database()
+        self.new_worker(False)
+        self.claim(0, n, n, suspects, None, None)
+
+    # Tasks.
+
+    @rule(
+        number=few, n=st.integers(0, 4), m=st.integers(0, 3), suspects=st.sampled_from([False, False, True]),
+        low=st.sampled_from([None, None, None, BEYOND]), kinds=st.sampled_from([None, None, ("bare",)]),
+    )  # fmt: skip
+    def claim(
+        self, number: int, n: int, m: int, suspects: bool, low: int | None, kinds: tuple[str, ...] | None
+    ) -> None:
+        claimer, wanted, known = self.claimer(number), {"*": n, "parse": m}, kinds or ("bare", "other")
+        got = self.do(
+            queue.claim(
+                self.connection, claimer, wanted, known, low={"*": low} if low is not None else None, suspects=suspects
+            )
+        )
+        worker = self.workers[claimer.id]
+        able = worker.state == "alive" and worker.lease != "over"
+        for pool, most in wanted.items():
+            free = {
+                i: task
+                for i, task in self.tasks.items()
+                if task.state == "available" and task.due and STEPS[task.step].pool == pool and able
+                and self.runs[task.run].state == "running" and STEPS[task.step].kind in known
+                and (task.crashes >= 2) == suspects and not (pool == "*" and low)
+            }  # fmt: skip
+            taken = {ticket.id for ticket in got if ticket.pool == pool}
+            assert taken <= free.keys()
+            assert len(taken) == min(most, len(free))
+            for i in taken:
+                behind = [o for o in free if o not in taken and free[o].run == free[i].run]
+                assert all(free[i].priority <= free[other].priority for other in behind), "the first in line goes first"
+        assert len({ticket.id for ticket in got}) == len(got)
+        assert [ticket.seq for ticket in got] == sorted(ticket.seq for ticket in got)
+        for ticket in got:
+            task = self.tasks[ticket.id]
+            task.state, task.token, task.worker = "running", ticket.token, claimer.id
+            task.attempt += 1
+            assert (ticket.attempt, ticket.failures, ticket.crashes) == (task.attempt, task.failures, task.crashes)
+            assert (ticket.run_id, ticket.item_id, ticket.step) == (task.run, task.item, task.step)
+            assert ticket.fence > self.fence, "fences grow with every claim"
+        self.fence = max([self.fence, *(ticket.fence for ticket in got)])
+        self.tickets += got
+        self.seen["claims of suspects"] += suspects and bool(got)
+
+    @rule(
+        choices=st.lists(ticket_choice, min_size=1, max_size=4), outcome=st.sampled_from(["ok", "ok", "empty"]),
+        twice=st.booleans(), follow=st.booleans(), number=few,
+    )  # fmt: skip
+    def settle(
+        self, choices: list[tuple[str, int]], outcome: str, twice: bool, follow: bool, number: int
+    ) -> None:  # fmt: skip
+        """With any tickets that were ever issued: its own, those of others, lost ones, one and the same twice."""
+        tickets = [ticket for choice in choices if (ticket := self.pick(choice))]
+        claimer = self.claimer(number)
+        expected = {ticket.id for ticket in tickets if self.holds(ticket)}
+        for ticket in tickets:
+            if not self.holds(ticket) and self.tasks[ticket.id].state == "running":
+                self.seen["stale settles while another holds the task"] += 1
+        self.seen["mixed batches"] += 0 < len(expected) < len({(ticket.id, ticket.token) for ticket in tickets})
+        batch = [(ticket, outcome) for ticket in tickets]
+        followed = sorted(i for i in expected if follow and self.tasks[i].step == 0)
+        new = [NewTask(self.tasks[i].run, "other", "parse", "{}", self.tasks[i].item, 1, max_attempts=3, max_crashes=2)
+               for i in followed]  # fmt: skip
+
+        async def finish() -> tuple[set[int], list[int]]:
+            async with self.connection.transaction():
+                done = await queue.settle(self.connection, claimer, batch)
+                return done, await queue.enqueue(self.connection, new)
+
+        done, ids = self.do(finish())
+        assert done == expected
+        self.made(ids, [ModelTask(self.tasks[i].run, 1, self.tasks[i].item) for i in followed])
+        for task_id in expected:
+            task = self.tasks[task_id]
+            self.ends(task_id, "completed", worker=claimer.id)
+            task.state, task.worker = "completed", None
+            if outcome != "ok":
+                self.extra[task.run, task.step, outcome] += 1
+        self.seen["settled"] += len(expected)
+        if twice:
+            assert self.do(queue.settle(self.connection, claimer, batch)) == set()
+        completed = {(task_id, token) for task_id, token, *_, ended in self.attempts if ended == "completed"}
+        known = {ticket.id for ticket in tickets if (ticket.id, str(ticket.token)) in completed}
+        assert self.do(queue.settled_by(self.connection, tickets)) == known
+
+    @rule(choice=ticket_choice, cause=st.sampled_from(CAUSES), final=st.booleans(), number=few)
+    def fail(self, choice: tuple[str, int], cause: Failure, final: bool, number: int) -> None:
+        ticket = self.pick(choice)
+        if ticket is None:
+            return
+        claimer, task = self.claimer(number), self.tasks[ticket.id]
+        failure = Failure(cause.code, cause.error, cause.message, not final, cause.backoff)
+        got = self.do(queue.fail(self.connection, claimer, ticket, failure))
+        if not self.holds(ticket):
+            self.seen["stale failures while another holds the task"] += task.state == "running"
+            assert got is None
+            return
+        again = not final and task.failures + 1 < STEPS[task.step].max_attempts
+        self.ends(ticket.id, "failed", failure.cause, claimer.id)
+        task.failures += 1
+        self.put_back(task, "available" if again else "failed")
+        self.extra[task.run, task.step, "errors"] += 1
+        if not again:
+            self.seen["failures for good"] += 1
+            self.events["step.failed", task.run, ticket.id, None] += 1
+        assert got == task.state
+
+    @rule(choice=ticket_choice, number=few)
+    def crash(self, choice: tuple[str, int], number: int) -> None:
+        ticket = self.pick(choice)
+        if ticket is None:
+            return
+        claimer, task = self.claimer(number), self.tasks[ticket.id]
+        got = self.do(queue.crash(self.connection, claimer, ticket, "signal"))
+        if not self.holds(ticket):
+            self.seen["stale crashes while another holds the task"] += task.state == "running"
+            assert got is None
+            return
+        self.ends(ticket.id, "crashed", CRASHED, claimer.id)
+        assert got == self.charge_crash(ticket.id, True, STEPS[task.step].max_crashes)
+
+    @rule(choices=st.lists(ticket_choice, min_size=1, max_size=3), later=st.booleans())
+    def release(self, choices: list[tuple[str, int]], later: bool) -> None:
+        tickets = [ticket for choice in choices if (ticket := self.pick(choice))]
+        expected = {ticket.id for ticket in tickets if self.holds(ticket)}
+        for ticket in tickets:
+            if not self.holds(ticket) and self.tasks[ticket.id].state == "running":
+                self.seen["stale releases while another holds the task"] += 1
+        back = [(ticket, 600.0 if later else 0.0, "quota") for ticket in tickets]
+        assert self.do(queue.release(self.connection, back)) == expected
+        for task_id in expected:
+            self.put_back(self.tasks[task_id], due=not later)
+
+    @rule()
+    def wait(self) -> None:
+        """Long enough for everything that was put off."""
+        self.do(self.connection.execute("update task set run_at = clock_timestamp() where state = 'available'"))
+        for task in self.tasks.values():
+            task.due = True
+
+    # Runs.
+
+    @rule(number=which_run, names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True))
+    def add(self, number: int, names: list[str]) -> None:
+        """Inputs, some of them known already; known ones count again when they had been taken out."""
+        run_id, run = self.run_at(number)
+        items = [NewItem(hashlib.sha256(name.encode()).digest(), name, name) for name in names]
+        by_key = self.do(self.together(lambda: workflow.add_items(self.connection, run_id, items)))
+        found = {item.name: by_key[item.key] for item in items}
+        fresh = {item_id for item_id in found.values() if item_id not in run.counting}
+        if fresh:
+            self.seen["runs that began again with new inputs"] += not run.under_way
+            self.open_run(run)
+        run.items |= found
+        run.counting |= fresh
+        self.removed -= fresh
+        rows = self.do(self.connection.fetch("select id, item_id from task where not id = any ($1)", [*self.tasks]))
+        assert sorted(row["item_id"] for row in rows) == sorted(fresh)
+        self.made([row["id"] for row in rows], [ModelTask(run_id, 0, row["item_id"]) for row in rows])
+
+    @rule(number=which_run, dropped=st.sets(st.sampled_from(NAMES), max_size=1))
+    def seal(self, number: int, dropped: set[str]) -> None:
+        run_id, run = self.run_at(number)
+        kept = [item for name, item in run.items.items() if item in run.counting and name not in dropped]
+        gone = run.counting - set(kept)
+        got = self.do(self.together(lambda: workflow.seal(self.connection, run_id, [], [], kept)))
+        assert sorted(got) == sorted(name for name, item in run.items.items() if item in gone)
+        self.stop_all({i for i in self.tasks if self.tasks[i].item in gone and self.tasks[i].state in OPEN + BROKEN})
+        self.removed |= gone
+        run.counting -= gone
+        if gone:
+            self.seen["inputs taken out"] += 1
+            self.open_run(run)
+        run.sealed = True
+
+    def stop_all(self, ids: set[int]) -> None:
+        for task_id in ids:
+            self.stop(task_id)
+
+    @rule(number=which_run, name=st.sampled_from(NAMES))
+    def withdraw(self, number: int, name: str) -> None:
+        _, run = self.run_at(number)
+        item = run.items.get(name, 0)
+        expected = {i for i, t in self.tasks.items() if t.item == item and t.state in OPEN + BROKEN}
+        assert set(self.do(self.together(lambda: queue.withdraw(self.connection, [item])))) == expected
+        self.stop_all(expected)
+
+    @rule(number=which_run, all_of_it=st.booleans())
+    def cancel(self, number: int, all_of_it: bool) -> None:
+        """The tasks alone, or the run with them."""
+        run_id, run = self.run_at(number)
+        expected = self.of_run(run_id, *OPEN)
+        if all_of_it:
+            assert self.do(self.together(lambda: workflow.cancel(self.connection, run_id))) == len(expected)
+        else:
+            assert set(self.do(self.together(lambda: queue.cancel_tasks(self.connection, run_id)))) == expected
+        self.stop_all(expected)
+        if all_of_it and run.under_way:
+            self.end_run(run_id, "cancelled")
+
+    @rule(number=which_run, cause=st.sampled_from([None, None, CAUSES[0].cause, CAUSES[1].cause, CRASHED, DIED]))
+    def retry(self, number: int, cause: bytes | None) -> None:
+        run_id, run = self.run_at(number)
+        again = {i for i in self.of_run(run_id, *BROKEN) if cause is None or self.tasks[i].cause == cause}
+        assert self.do(self.together(lambda: workflow.retry(self.connection, run_id, cause))) == len(again)
+        for task in (self.tasks[i] for i in again):
+            if task.step != GATHER:
+                task.failures = task.crashes = task.priority = 0
+                self.put_back(task)
+        if again:
+            self.seen["reopened"] += len(again)
+            self.seen["reopened of one cause"] += cause is not None
+            self.open_run(run)
+            run.sealed = True
+            self.events["run.retry", run_id, None, None] += 1
+
+    @rule(number=which_run)
+    def pause_or_resume(self, number: int) -> None:
+        run_id, run = self.run_at(number)
+        paused = run.state == "paused"
+        got = self.do(self.connection.fetchval(workflow.SQL["resume" if paused else "pause"], run_id))
+        assert (got is not None) == run.under_way
+        if run.under_way:
+            run.state = "running" if paused else "paused"
+
+    def due(self, run_id: int) -> str | None:
+        """What must become of a run now."""
+        run = self.runs[run_id]
+        steps = {task.step for task in self.tasks.values() if task.run == run_id and task.open}
+        if run.state != "running" or not run.sealed:
+            return None
+        if run.gathered < run.epoch and not steps:
+            return "barrier"
+        if steps:
+            return None
+        if not self.of_run(run_id, *BROKEN):
+            return "completed"
+        return "partial" if any(self.tasks[i].step == 1 for i in self.of_run(run_id, "completed")) else "failed"
+
+    def follow(self, run_id: int, became: str | None) -> None:
+        """What `advance` has done, done to the model too; the barrier's new task is the one that nobody knows yet."""
+        if became == "barrier":
+            self.seen["barriers"] += 1
+            self.runs[run_id].gathered = self.runs[run_id].epoch
+            for task_id in self.of_run(run_id, *BROKEN):
+                if self.tasks[task_id].step == GATHER:
+                    self.put_back(self.tasks[task_id], "cancelled")
+                    self.seen["barriers that began anew"] += 1
+            sql = "select id from task where run_id = $1 and not id = any ($2)"
+            rows = self.do(self.connection.fetch(sql, run_id, [*self.tasks]))
+            self.made([row["id"] for row in rows], [ModelTask(run_id, GATHER, None)])
+        elif became is not None:
+            self.end_run(run_id, became)
+
+    @rule(number=which_run)
+    def advance(self, number: int) -> None:
+        run_id, _ = self.run_at(number)
+        expected = self.due(run_id)
+        assert self.do(workflow.advance(self.connection, run_id)) == expected
+        self.follow(run_id, expected)
+
+    @rule()
+    def sweep(self) -> None:
+        """What any process does for all runs, and finds by itself."""
+        expected = {run_id: self.due(run_id) for run_id in self.runs}
+        self.do(upkeep.advance_runs(self.connection))
+        for run_id, became in expected.items():
+            self.follow(run_id, became)
+
+    @rule(number=which_run)
+    def work_off(self, number: int) -> None:
+        """A good worker does all that is left, so that runs come to their end."""
+        self.new_worker(False)
+        able = [i for i, w in self.workers.items() if w.state == "alive" and w.lease == "good" and not w.ended]
+        if not able:
+            return
+        place = sorted(self.workers, reverse=True).index(able[-1])
+        self.wait()
+        self.claim(place, 4, 3, False, None, None)
+        self.settle([("current", i) for i in range(7)], "ok", False, False, place)
+        self.same_as_the_database()
+        self.advance(number)
+
+    @rule()
+    def fold(self) -> None:
+        assert self.do(upkeep.fold(self.connection))
+
+    # The comparison.
+
+    @invariant()
+    def same_as_the_database(self) -> None:
+        self.seen["comparisons"] += 1
+        found = json.loads(self.do(self.connection.fetchval(LOOK)))
+        rows = {name: [tuple(row) for row in rows or ()] for name, rows in found.items()}
+        ended = (*BROKEN, "completed", "cancelled")
+        tasks = {
+            (i, t.run, t.step, t.item, t.state, t.attempt, t.failures, t.crashes, t.priority, t.worker,
+             str(t.token) if t.token else None, t.due or t.state != "available", t.state in ended)
+            for i, t in self.tasks.items()
+        }  # fmt: skip
+        differ("tasks", set(rows["tasks"]), tasks)
+        differ("attempts", set(rows["attempts"]), self.attempts)
+        completed = Counter(row[0] for row in rows["attempts"] if row[-1] == "completed")
+        assert all(n == 1 for n in completed.values()), "at most one completed attempt for each task"
+        counters = Counter((t.run, t.step, t.state) for t in self.tasks.values()) + self.extra
+        differ("counters", set(rows["counters"]), {(*key, n) for key, n in counters.items() if n})
+        runs = {
+            (i, r.state, r.sealed, r.epoch, r.gathered, not r.under_way) for i, r in self.runs.items()
+        }  # fmt: skip
+        differ("runs", set(rows["runs"]), runs)
+        items = {item for run in self.runs.values() for item in run.items.values()}
+        differ("items", set(rows["items"]), {(i, "removed" if i in self.removed else "active") for i in items})
+        workers = {(i, w.state, w.sighted, w.lease != "good") for i, w in self.workers.items()}
+        differ("workers", set(rows["workers"]), workers)
+        differ("events", set(rows["events"]), {(*key, n) for key, n in self.events.items()})
+
+
+def differ(what: str, found: set[tuple[Any, ...]], expected: set[tuple[Any, ...]]) -> None:
+    """Fails with what is only in the database and what is only in the model."""
+    assert found == expected, f"{what}: database {sorted(found - expected, key=str)}, model {expected - found}"
+
+
+def explore(url: str, *, histories: int, steps: int, shrink: bool = True) -> Counter[str]:
+    """Random histories on the database at `url`, the same ones every time; returns what was seen. Call it in a thread
+    of its own: Hypothesis is not asynchronous, so the machine has an event loop to itself."""
+    seen: Counter[str] = Counter()
+    with asyncio.Runner() as runner:
+        first, second = runner.run(connect(url)), runner.run(connect(url))
+        machine = type("Machine", (QueueMachine,), {
+            "runner": runner, "connection": first, "holder": second, "seen": seen,
+        })  # fmt: skip
+        try:
+            run_state_machine_as_test(machine, settings=settings(
+                max_examples=histories, stateful_step_count=steps, deadline=None, database=None, derandomize=True,
+                suppress_health_check=list(HealthCheck), verbosity=Verbosity.normal if shrink else Verbosity.quiet,
+                phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate], print_blob=False,
+            ))  # fmt: skip
+        finally:
+            first.terminate()
+            second.terminate()
+    return seen
+
+
+LEAST = {
+    "comparisons": 2000,
+    "settled": 200,
+    "stale settles while another holds the task": 100,
+    "stale failures while another holds the task": 20,
+    "stale releases while another holds the task": 50,
+    "stale crashes while another holds the task": 20,
+    "mixed batches": 50,
+    "rescues": 100,
+    "rescues without a charge": 10,
+    "quarantines": 20,
+    "failures for good": 20,
+    "claims of suspects": 10,
+    "beats of the buried": 20,
+    "tasks taken from their worker by a cancel or a withdraw": 20,
+    "inputs taken out": 10,
+    "reopened": 20,
+    "reopened of one cause": 3,
+    "barriers": 20,
+    "barriers that began anew": 1,
+    "ends": 50,
+    "runs that began again with new inputs": 10,
+}
+
+
+async def test_the_queue_does_what_the_model_does(database_url: str) -> None:
+    seen = await asyncio.to_thread(explore, database_url, histories=90, steps=40)
+    print(json.dumps(dict(sorted(seen.items())), indent=1))
+    assert {what: seen[what] for what, least in LEAST.items() if seen[what] < least} == {}
