@@ -227,6 +227,7 @@ async def idle_gristmill(made: Bench, sizes: Sizes) -> dict[str, list[float]]:
             await queue.enqueue(
                 connection, [NewTask(run_id, "nothing", payload=json.dumps({"sent": time.monotonic()}))]
             )
+            await queue.hint(connection)
             found["late"].append(float((await line_of(worker)).split()[1]))
         await connection.close()
     return found

@@ -68,10 +68,14 @@ class Child:
         """Ends the process and everything it started."""
         if self._process is None:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._kill_group()
         await self._process.wait()
         self._errors.cancel()
+
+    def _kill_group(self) -> None:
+        assert self._process is not None  # noqa: S101
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     async def _send(self, message: dict[str, Any]) -> None:
         assert self._process is not None and self._process.stdin is not None  # noqa: S101
@@ -95,6 +99,7 @@ class Child:
 
     async def _story(self) -> str:
         assert self._process is not None  # noqa: S101
+        self._kill_group()  # it has ended; what it started may still hold its pipes, and `wait` waits for those too
         code = await self._process.wait()
         await asyncio.wait([self._errors], timeout=1)
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
