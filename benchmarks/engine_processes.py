@@ -71,6 +71,7 @@ async def gristmill(url: str, settings: str) -> None:
 
     class Nothing:
         kinds: Sequence[str] = ("nothing",)
+        isolates = False
         started = False
 
         async def perform(self, task: Task, *, alone: bool = False) -> Outcome:

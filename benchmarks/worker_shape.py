@@ -125,6 +125,7 @@ class Performer:
     """Hands the payload to the operator, wherever it runs, and keeps what it returns."""
 
     kinds: Sequence[str] = ("nothing",)
+    isolates = False
 
     def __init__(self, place: Here | Child) -> None:
         self.place = place

@@ -65,6 +65,7 @@ class RecordPerformer:
         self.models = models
         self.language = language
         self.children = Children()
+        self.isolates = True
         self.kinds: Sequence[str] = sorted(registered())
         self._workflows: dict[int, Workflow] = {}
 

@@ -21,6 +21,7 @@ class Bare:
     """Does what the payload says, and writes each finished task into the table `done`."""
 
     kinds: Sequence[str] = ("bare",)
+    isolates = False
 
     async def perform(self, task: Task, *, alone: bool = False) -> Outcome:
         wish = json.loads(task.payload)

@@ -344,3 +344,18 @@ async def test_another_process_that_has_got_the_same_pid_is_not_the_worker(pool:
     await pool.execute("update worker set boot_id = $1, pid = $2, pid_started = 1", processes.machine(), os.getpid())
     async with pool.acquire() as connection:
         assert await queue.rescue(connection, 0) == [claimer.id]
+
+
+async def test_a_suspect_in_a_child_process_is_not_charged_for_the_death_of_its_worker(
+    pool: Any, claimer: Claimer, enqueue: Enqueue
+) -> None:
+    await enqueue({}, {})
+    await pool.execute("update task set crashes = 2 where id = (select min(id) from task)")
+    await pool.execute(queue.SQL["isolates"], claimer.id)
+    await claim(pool, claimer, suspects=True)
+    await claim(pool, claimer)
+    await pool.execute("update worker set lease_until = clock_timestamp() - interval '1 s' where id = $1", claimer.id)
+    async with pool.acquire() as connection:
+        await queue.rescue(connection, 0)
+    rows = await pool.fetch("select state, crashes from task order by id")
+    assert [tuple(row) for row in rows] == [("available", 2), ("available", 1)]

@@ -45,6 +45,11 @@ class Performer(Protocol):
         """Names of the operators that this process can run; it claims no others."""
         ...
 
+    @property
+    def isolates(self) -> bool:
+        """Whether `alone` is heard: then a suspect is charged for the death of its child, not of its worker."""
+        ...
+
     async def perform(self, task: Task, *, alone: bool = False) -> Outcome:
         """Runs the task's operator. `alone` asks for a process of its own: the task has killed its process before."""
         ...
@@ -162,6 +167,8 @@ class Worker:
             processes.machine(), os.getpid(), processes.started(os.getpid()), json.dumps(dict(self.settings.pools)),
             __version__, self.settings.lease,
         )  # fmt: skip
+        if self.performer.isolates:
+            await pool.execute(queue.SQL["isolates"], worker_id)
         return Claimer(worker_id, self.nonce)
 
     async def _look_for_work(self, pool: asyncpg.Pool[Any]) -> None:

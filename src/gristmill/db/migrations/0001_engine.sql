@@ -13,6 +13,7 @@ create table worker (
     pid integer not null,
     pid_started bigint not null,                 -- clock ticks since boot, from /proc/<pid>/stat
     pools text not null,                         -- JSON object: pool -> slots
+    isolates boolean not null default false,     -- it runs suspects in child processes: its own death is not theirs
     version text not null,
     state text not null default 'alive' check (state in ('alive', 'draining', 'stopped', 'dead')),
     ttl interval not null,

@@ -9,6 +9,9 @@ insert into worker (nonce, name, host, boot_id, pid, pid_started, pools, version
 values ($1, $2, $3, $4, $5, $6, $7, $8, make_interval(secs => $9), clock_timestamp() + make_interval(secs => $9))
 returning id;
 
+-- name: isolates
+update worker set isolates = true where id = $1;
+
 -- name: announce_lock
 update worker set postmaster_started = case when $3 then pg_postmaster_start_time() end, suspect_at = null
 where id = $1 and nonce = $2 and state in ('alive', 'draining')
@@ -218,24 +221,27 @@ returning id;
 
 -- name: rescue
 -- A second statement on purpose: only a new snapshot sees what the dead worker claimed before it was marked.
+-- A suspect that ran alone in a child process did not kill the worker above it, so it is not charged for that.
 with held as materialized (
-    select id, token from task where state = 'running' and worker_id = $1 order by id for update),
+    select id, token, $2 and not (crashes >= 2 and (select isolates from worker where id = $1)) as charged
+    from task where state = 'running' and worker_id = $1 order by id for update),
 rescued as (
     update task t set
-        state = case when $2 and t.crashes + 1 >= t.max_crashes then 'quarantined' else 'available' end,
-        crashes = t.crashes + $2::int, priority = -32768, seq = nextval('task_seq'), run_at = clock_timestamp(),
+        state = case when held.charged and t.crashes + 1 >= t.max_crashes then 'quarantined' else 'available' end,
+        crashes = t.crashes + held.charged::int, priority = -32768, seq = nextval('task_seq'), run_at = clock_timestamp(),
         worker_id = null, token = null, held = 'its worker died: ' || $3,
-        ended_at = case when $2 and t.crashes + 1 >= t.max_crashes then clock_timestamp() end
+        ended_at = case when held.charged and t.crashes + 1 >= t.max_crashes then clock_timestamp() end
     from held where t.id = held.id
-    returning t.id, t.run_id, t.item_id, t.step, t.attempt, t.claimed_at, t.state, held.token),
+    returning t.id, t.run_id, t.item_id, t.step, t.attempt, t.claimed_at, t.state, held.token,
+        held.charged),
 kept as (
     insert into attempt (task_id, attempt, token, run_id, worker_id, started_at, outcome, code, error, message, cause)
-    select id, attempt, token, run_id, $1, claimed_at, case when $2 then 'crashed' else 'stalled' end,
+    select id, attempt, token, run_id, $1, claimed_at, case when charged then 'crashed' else 'stalled' end,
         'T500', 'WorkerDied', 'its worker died: ' || $3, sha256('worker died') from rescued),
 moved as (
     insert into counter_delta (run_id, step, name, n)
     select run_id, step, change.name, count(*) * change.sign
-    from rescued cross join lateral (values ('running', -1), (state, 1), ('crashes', $2::int)) as change (name, sign)
+    from rescued cross join lateral (values ('running', -1), (state, 1), ('crashes', charged::int)) as change (name, sign)
     where change.sign <> 0
     group by run_id, step, change.name, change.sign),
 told as (
