@@ -7,7 +7,6 @@
     +-- EnvironmentProblem          the machine, the database or a provider is not fit for the work   exit code 3
     |   +-- DatabaseProblem         no database, or not one that this version can work on
     |   `-- ModelSetupError         a model that does not exist, or has no key
-    +-- LeaseLost                   this worker may no longer write: another one holds its tasks
     `-- TaskError                   raised by operators; decides what happens to the task
         +-- InputError              this input can never succeed: fails at once, no retry
         +-- TransientError          may succeed later: retried with back-off until the attempts are spent
@@ -65,10 +64,6 @@ class DatabaseProblem(EnvironmentProblem):
 
 class ModelSetupError(EnvironmentProblem):
     code = "M100"
-
-
-class LeaseLost(GristmillError):
-    code = "T900"
 
 
 class TaskError(GristmillError):

@@ -47,7 +47,6 @@ class Beat:
         self.stall_after: float = settings["stall_after"]
         self.probe: float = settings["probe"]
         self.confirm: float = settings["confirm"]
-        self.pooled: bool = settings.get("pooled", False)
         self.parent = parent
         self.pong_at = time.monotonic()
         self.margin = _boottime() + self.lease - 1.0
@@ -83,9 +82,8 @@ class Beat:
             client_connection_check_interval="500ms",
         )  # fmt: skip
         try:
-            if not self.pooled:
-                await connection.execute("select pg_advisory_lock($1, $2)", LOCK_CLASS, _lock_key(self.worker_id))
-            await connection.execute(SQL["announce_lock"], self.worker_id, self.nonce, not self.pooled)
+            await connection.execute("select pg_advisory_lock($1, $2)", LOCK_CLASS, _lock_key(self.worker_id))
+            await connection.execute(SQL["announce_lock"], self.worker_id, self.nonce, True)
             await connection.add_listener(WAKE_CHANNEL, lambda *_: _say("hint"))
             _say("ready")
             while True:
