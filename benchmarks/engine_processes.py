@@ -67,12 +67,16 @@ async def limit(url: str) -> None:
 async def gristmill(url: str, settings: str) -> None:
     """A worker with an operator that does nothing. Says `first` at its first task, and how late a stamped one came."""
     from gristmill.engine.queue import NewTask, Task
+    from gristmill.engine.retry import DEFAULT, Policy
     from gristmill.engine.worker import Outcome, Worker, WorkerSettings
 
     class Nothing:
         kinds: Sequence[str] = ("nothing",)
         isolates = False
         started = False
+
+        async def policy(self, task: Task) -> Policy:
+            return DEFAULT
 
         async def perform(self, task: Task, *, alone: bool = False) -> Outcome:
             if not self.started:

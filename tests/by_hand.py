@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 from gristmill.app import App
 from gristmill.db.database import transaction
 from gristmill.engine import queue, workflow
-from gristmill.engine.queue import Claimer, Task
-from gristmill.engine.worker import Outcome, describe
-from gristmill.errors import Busy
+from gristmill.engine.performer import Outcome
+from gristmill.engine.queue import Claimer, Failure, Task
+from gristmill.engine.retry import Policy
+from gristmill.errors import Busy, TransientError
 from gristmill.performer import RecordPerformer
 from gristmill.run import Progress, Run
 from tests.engine.conftest import register
@@ -34,7 +36,10 @@ class Hand:
         async with transaction(self.app.pool) as connection:
             named = [(task, outcome.name) for task, outcome in finished]
             done = await queue.settle(connection, self.claimer, named)
-            await queue.enqueue(connection, await self.performer.save(connection, finished))
+            following = await self.performer.save(connection, finished)
+            await queue.enqueue(connection, following)
+            left = {task.item_id for task, _ in finished} - {task.item_id for task in following}
+            await workflow.check_items(connection, [item for item in left if item is not None])
         return done
 
     async def work(self) -> list[tuple[Task, Outcome | Exception]]:
@@ -43,14 +48,18 @@ class Hand:
         while tasks := await self.claim():
             for task in tasks:
                 try:
-                    outcome = await self.performer.perform(task)
+                    async with asyncio.timeout((await self.performer.policy(task)).timeout) as clock:
+                        outcome = await self.performer.perform(task)
                     await self.settle((task, outcome))
                     seen.append((task, outcome))
                 except Busy as busy:
                     await queue.release(self.app.pool, [(task, 3600.0, busy.reason)])
                     seen.append((task, busy))
-                except Exception as error:
-                    failure = describe(error, 0.0)
+                except Exception as problem:
+                    late = isinstance(problem, TimeoutError) and clock.expired()
+                    error = TransientError("it took longer than its limit", code="T310") if late else problem
+                    failure = Policy(backoff=0.0).judge(error)
+                    assert isinstance(failure, Failure)
                     await queue.fail(self.app.pool, self.claimer, task, failure)
                     seen.append((task, error))
         return seen

@@ -323,7 +323,7 @@ async def test_workers_get_the_settings_of_their_app(database_url: str, tmp_path
         async with asyncio.timeout(30):
             while not (pools := await app.pool.fetchval("select pools from worker where state = 'alive'")):
                 await asyncio.sleep(0.05)
-        assert json.loads(pools) == given["pools"]
+        assert json.loads(pools) == {"notify": 4, **given["pools"]}
         (pid,) = app.crew.pids
     assert not Path(f"/proc/{pid}").exists()
 

@@ -15,7 +15,8 @@ from gristmill.data import records
 from gristmill.data.kinds import Source
 from gristmill.data.records import NewRecord, Work
 from gristmill.db.database import transaction
-from gristmill.engine.worker import describe
+from gristmill.engine.queue import Failure
+from gristmill.engine.retry import DEFAULT
 from gristmill.errors import InputError, TransientError
 from gristmill.operators.operator import Context, Derived, operator
 from gristmill.workflow import Workflow
@@ -251,6 +252,7 @@ async def test_a_workflow_with_an_unknown_operator_is_left_to_those_who_know_it(
 
 
 def test_errors_of_timeouts_can_be_retried() -> None:
-    assert describe(TimeoutError("x"), 1.0).retry
-    assert describe(TransientError("x"), 1.0).retry
-    assert not describe(InputError("x"), 1.0).retry
+    for error, again in ((TimeoutError("x"), True), (TransientError("x"), True), (InputError("x"), False)):
+        failure = DEFAULT.judge(error)
+        assert isinstance(failure, Failure)
+        assert failure.retry is again

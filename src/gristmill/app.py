@@ -8,10 +8,11 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import asyncpg
 
+from gristmill import notify, starting
 from gristmill.bindings import ModelSource
 from gristmill.config import HANDED_ON, Settings, load_settings
 from gristmill.crew.launch import Crew
@@ -26,9 +27,12 @@ from gristmill.db.migrate import migrate
 from gristmill.db.statements import statements
 from gristmill.engine import queue
 from gristmill.engine import workflow as runs
+from gristmill.engine.metrics import DatabaseMetrics
+from gristmill.engine.performer import Performers
 from gristmill.engine.worker import Worker, WorkerSettings
 from gristmill.engine.workflow import NewItem, NewRun
 from gristmill.errors import EnvironmentProblem, InputError, UsageError
+from gristmill.handlers import Handlers
 from gristmill.operators.operator import registered
 from gristmill.performer import RecordPerformer
 from gristmill.run import Run
@@ -36,6 +40,7 @@ from gristmill.workflow import Workflow, find_workflow
 
 SQL = statements("workflow")
 BATCH = 200  # inputs a transaction
+EVENTS = ("run", "items", "tasks")  # what is told: each with what is left of it
 
 
 class App:
@@ -103,14 +108,20 @@ class App:
             await embedded.close_server(former)
 
     async def start(
-        self, workflow: Workflow | str, sources: Sequence[Path | str], *, model: str | None = None, fresh: bool = False
-    ) -> Run:
+        self, workflow: Workflow | str, sources: Sequence[Path | str], *, model: str | None = None, fresh: bool = False,
+        after: Sequence[Run] = (), events: Literal["run", "items", "tasks"] = "items",
+    ) -> Run:  # fmt: skip
         """Starts a run over files and folders, or goes on with the run of the same workflow over the same inputs.
 
         Durable from here on: whatever dies, the same call goes on where it was. `model` is bound to every step that
         uses one and names none. `fresh` makes a new run (work that was done before is still not done again); so does a
         run that was cancelled.
+
+        `after` are runs that have to be completed first: until then this one waits. `events` says what is
+        told: the run alone, its inputs too, or every task too.
         """
+        if events not in EVENTS:
+            raise UsageError(f"events={events!r} is not known", hint=f"one of: {', '.join(EVENTS)}")
         chosen = find_workflow(workflow) if isinstance(workflow, str) else workflow
         chosen = chosen.with_model(model)
         for spec in chosen.steps:
@@ -123,7 +134,7 @@ class App:
         key = hashlib.sha256(inputs.encode("utf-8", "surrogateescape")).digest()
         new = NewRun(
             chosen.name, chosen.name, chosen.engine_steps(), chosen.definition(), key, self.settings.project,
-            inputs=tuple(map(str, paths)),
+            inputs=tuple(map(str, paths)), after=tuple(run.id for run in after), detail=EVENTS.index(events),
         )  # fmt: skip
         async with transaction(self.pool) as connection:
             run_id, _ = await runs.find_or_create(connection, new, fresh=fresh)
@@ -227,14 +238,16 @@ class App:
         """A worker for this process; `await worker.run()` works until `worker.stop()`."""
         s = self.settings
         settings = WorkerSettings(
-            pools=s.pools, lease=s.lease, beat=s.beat, probe=s.probe, confirm=s.confirm, stall_after=s.stall_after,
-            poll=s.poll, shutdown=s.shutdown, backoff=s.backoff, name=name,
+            pools={"notify": 4, **s.pools}, lease=s.lease, beat=s.beat, probe=s.probe, confirm=s.confirm,
+            stall_after=s.stall_after, poll=s.poll, shutdown=s.shutdown, keep_finished=s.keep_finished,
+            keep_history=s.keep_history, name=name,
         )  # fmt: skip
         if self._performer is None:
-            self._performer = RecordPerformer(self.pool, self.blobs, self.models, s.language)
+            self._performer = RecordPerformer(self.pool, self.blobs, self.models, s.language, s.backoff)
             self._warming = asyncio.create_task(self._performer.children.warm())
         revive = self.revive if self._server is not None else None
-        return Worker(self.url, self._performer, settings, self.nonce, revive)
+        performer = Performers(self._performer, Handlers({**starting.HANDLERS, **notify.HANDLERS}, self))
+        return Worker(self.url, performer, settings, self.nonce, revive, DatabaseMetrics())
 
 
 def _key(place: str, content: bytes) -> bytes:

@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -39,8 +39,8 @@ class Settings(BaseModel):
     openai_key_file: Path | None = Field(None, description="file with the key, if it is not in OPENAI_API_KEY")
     workers: int = Field(2, ge=0, le=10, description="worker processes that `run` starts; more than 10 need `up`")
     pools: dict[str, int] = Field(
-        {"parse": 1, "model": 32, "*": 3},
-        description="slots of each worker per pool: parsing keeps a core busy, model calls mostly wait",
+        {"parse": 1, "model": 32, "notify": 4, "*": 3},
+        description="slots of each worker per pool: parsing keeps a core busy, calls and notifications mostly wait",
     )
     lease: float = Field(15.0, ge=2, le=600, description="a worker whose host vanished is given up after this time")
     beat: float = Field(3.0, ge=0.2, le=60, description="time between two renewals of the lease; five fit into it")
@@ -52,6 +52,23 @@ class Settings(BaseModel):
     poll: float = Field(1.0, ge=0.02, le=60, description="longest wait between two looks for work")
     shutdown: float = Field(30.0, ge=0, le=3600, description="how long a stopping worker finishes what it has begun")
     backoff: float = Field(1.0, ge=0, le=600, description="wait after the first failure; doubles, at most 300 s")
+    smtp_host: str | None = Field(None, description="mail server of hooks that send e-mail")
+    smtp_port: int = Field(587, ge=1, le=65535, description="its port; 465 for `tls`")
+    smtp_security: Literal["starttls", "tls", "none"] = Field(
+        "starttls", description="how the connection is encrypted; with `none` no password is sent"
+    )
+    smtp_user: str | None = Field(None, description="who logs in; without it nobody does")
+    smtp_password: str | None = Field(
+        None, pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$",
+        description="where the password is: `env:NAME` or `file:/path`, never the password",
+    )  # fmt: skip
+    mail_from: str | None = Field(None, description="sender of e-mail; without it `smtp_user`")
+    keep_finished: float = Field(
+        86_400.0, ge=60, description="how long finished tasks and events stay in the hot tables; then they are history"
+    )
+    keep_history: float = Field(
+        7_776_000.0, ge=0, description="history older than this is dropped, a week at once; 0 keeps it for ever"
+    )
     disk_reserve: int = Field(256 * 2**20, ge=0, description="bytes that stay free on the disk of the blobs")
 
 

@@ -7,11 +7,14 @@
     +-- EnvironmentProblem          the machine, the database or a provider is not fit for the work   exit code 3
     |   +-- DatabaseProblem         no database, or not one that this version can work on
     |   `-- ModelSetupError         a model that does not exist, or has no key
+    +-- NoResult                    asked for the result of a task that has none (yet)
     `-- TaskError                   raised by operators; decides what happens to the task
         +-- InputError              this input can never succeed: fails at once, no retry
         +-- TransientError          may succeed later: retried with back-off until the attempts are spent
-        |   `-- ModelUnavailable    the model's server does not answer, or answers 5xx
+        |   +-- ModelUnavailable    the model's server does not answer, or answers 5xx
+        |   `-- LockLost            a lock ended before its holder did: forced, or not renewed in time
         +-- Busy                    nobody's fault (quota, lock): the attempt is given back, the task waits
+        |   `-- LockHeld            somebody else holds the lock; says who, and since when
         `-- ModelError              the model answered, and the answer is of no use
             +-- ModelRefused        401, 403, 404, 400: asking again the same way cannot help
             `-- InvalidOutput       still malformed after the re-asks; the raw text is kept in the ledger
@@ -20,6 +23,9 @@ An exception of any other type raised inside an operator counts as transient: it
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 
 class GristmillError(Exception):
@@ -66,6 +72,16 @@ class ModelSetupError(EnvironmentProblem):
     code = "M100"
 
 
+class NoResult(GristmillError):
+    """`state` is the task's: failed, cancelled, quarantined, or that of an open task; "" where there is none."""
+
+    code = "R100"
+
+    def __init__(self, message: str, *, state: str, hint: str = "", safe: str = "", code: str | None = None) -> None:
+        super().__init__(message, hint=hint, safe=safe, code=code)
+        self.state = state
+
+
 class TaskError(GristmillError):
     code = "T100"
 
@@ -82,6 +98,10 @@ class ModelUnavailable(TransientError):
     code = "M300"
 
 
+class LockLost(TransientError):
+    code = "T310"
+
+
 class Busy(TaskError):
     """Ask again after `delay` seconds; neither a failure nor an attempt is charged."""
 
@@ -91,6 +111,20 @@ class Busy(TaskError):
         super().__init__(message, code=code)
         self.delay = delay
         self.reason = reason
+
+
+class LockHeld(Busy):
+    """`holders` are those who hold it (`gristmill.engine.locks.Holder`), as far as they could be read."""
+
+    code = "T410"
+
+    def __init__(
+        self, message: str, *, holders: Sequence[Any] = (), delay: float = 5.0, hint: str = "", safe: str = "",
+        code: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(message, delay=delay, reason=message, code=code)
+        self.holders = tuple(holders)
+        self.hint, self.safe = hint, safe
 
 
 class ModelError(TaskError):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,9 +16,12 @@ from gristmill.data.blobs import Blobs
 from gristmill.data.kinds import canonical_json
 from gristmill.data.records import Membership, NewRecord, Record, Work
 from gristmill.db.statements import statements
+from gristmill.engine import workflow as runs
+from gristmill.engine.child_limits import Limits
+from gristmill.engine.performer import Outcome
 from gristmill.engine.queue import NewTask, Task
-from gristmill.engine.worker import Outcome
-from gristmill.errors import Busy, InputError, TransientError, UsageError
+from gristmill.engine.retry import Policy
+from gristmill.errors import Busy, InputError, UsageError
 from gristmill.llm.model import Model
 from gristmill.llm.prompt import load_prompt
 from gristmill.llm.structured import Asker
@@ -59,7 +61,10 @@ class Inputs:
 class RecordPerformer:
     """The engine's `Performer` for workflows over records."""
 
-    def __init__(self, pool: asyncpg.Pool[Any], blobs: Blobs, models: Models, language: str = "en") -> None:
+    def __init__(
+        self, pool: asyncpg.Pool[Any], blobs: Blobs, models: Models, language: str = "en", backoff: float = 1.0
+    ) -> None:
+        self.backoff = backoff  # seconds before the second attempt
         self.pool = pool
         self.blobs = blobs
         self.models = models
@@ -69,24 +74,24 @@ class RecordPerformer:
         self.kinds: Sequence[str] = sorted(registered())
         self._workflows: dict[int, Workflow] = {}
 
+    async def policy(self, task: Task) -> Policy:
+        """The time limit of the step, or of its operator. Raises `Busy` for a workflow that is not known here."""
+        spec = (await self._workflow(task.run_id)).steps[task.step]
+        return Policy(timeout=spec.timeout or spec.operator.timeout, backoff=self.backoff)
+
     async def perform(self, task: Task, *, alone: bool = False) -> Outcome:
         """Runs the task's operator, unless the same work was done before. Raises what the operator raises."""
         workflow = await self._workflow(task.run_id)
         spec = workflow.steps[task.step]
-        inputs = await self._inputs(task, spec)
+        inputs = await self._inputs(task, workflow)
+        if spec.per and not inputs.own:  # an item that has come to nothing has nothing to gather
+            return Outcome("empty", Result())
         model = await self.models.open(spec.model) if spec.model else None
         key = work_key(spec, inputs, model, self.language)
         known = await records.outputs_of(self.pool, key)
         if known is not None:
             return Outcome("reused", Result(reused=tuple(known[1]), key=key))
-        limit = spec.timeout or spec.operator.timeout
-        try:
-            async with asyncio.timeout(limit) as clock:
-                produced, notes = await self._run(task, spec, inputs, model, alone or spec.operator.isolate)
-        except TimeoutError:
-            if not clock.expired():
-                raise  # the operator's own, of a socket for example
-            raise TransientError(f"it took longer than its limit of {limit:.0f} s", code="T310") from None
+        produced, notes = await self._run(task, spec, inputs, model, alone)
         new = tuple(NewRecord(p.body, tuple(inputs.own[at].id for at in p.parents)) for p in produced)
         name = "ok" if new else "empty"
         for record in new:
@@ -97,37 +102,63 @@ class RecordPerformer:
     async def save(
         self, connection: asyncpg.Connection[Any], finished: Sequence[tuple[Task, Outcome]]
     ) -> Sequence[NewTask]:
-        """Records, lineage and membership of finished tasks; returns one task of the next step for each new record."""
+        """Records, lineage and membership of finished tasks; returns a task of every follower for each new record."""
         made = await records.save(connection, [o.value.work for _, o in finished if o.value.work is not None])
+        results = [(task, _ids(outcome.value, made)) for task, outcome in finished]
+        kinds = await self._kinds(connection, results)
         members: list[Membership] = []
         following: list[NewTask] = []
-        for task, outcome in finished:
-            result: Result = outcome.value
-            ids = list(result.reused) if result.work is None else made[result.key]
+        gathering: set[int] = set()
+        for task, ids in results:
             payload = json.loads(task.payload)
             place = tuple(payload.get("place", ()))
             if payload.get("barrier"):
-                await connection.execute(records.SQL["leave_run"], task.run_id, task.step)
+                await connection.execute(RUNS["forget_gathered"], task.run_id, task.step, task.item_id)
+                place = (-1 - task.step,)  # what comes of it can be told from what comes of other branches
+            follow: list[NewTask] = []
             for ordinal, record_id in enumerate(ids):
                 here = (*place, ordinal)
                 members.append(Membership(task.run_id, task.step, record_id, task.item_id, task.id, here))
-                following.extend(self._next(task, record_id, here))
+                follow += self._next(task, record_id, kinds.get(record_id), here)
+            following += follow
+            if task.item_id is not None and self._may_gather(task, follow):
+                gathering.add(task.item_id)
         await records.join_run(connection, members)
+        await runs.check_items(connection, gathering)
         return following
 
-    def _next(self, task: Task, record_id: int, place: tuple[int, ...]) -> list[NewTask]:
-        steps = self._workflows[task.run_id].steps
-        if task.step + 1 >= len(steps) or steps[task.step + 1].operator.barrier:
-            return []
-        spec = steps[task.step + 1]
+    async def _kinds(
+        self, connection: asyncpg.Connection[Any], results: Sequence[tuple[Task, Sequence[int]]]
+    ) -> dict[int, str]:
+        """Kinds of records by id, of steps that make several: each follower takes those it knows."""
+        mixed = [
+            number for task, ids in results for number in ids
+            if len(self._workflows[task.run_id].steps[task.step].operator.output_types) > 1
+        ]  # fmt: skip
+        rows = await connection.fetch(RUNS["kinds_of_records"], mixed) if mixed else ()
+        return {row["id"]: row["kind"] for row in rows}
+
+    def _next(self, task: Task, record_id: int, kind: str | None, place: tuple[int, ...]) -> list[NewTask]:
+        workflow = self._workflows[task.run_id]
         return [
             NewTask(
                 task.run_id, spec.operator.name, spec.pool or spec.operator.pool,
-                json.dumps({"inputs": [record_id], "place": place}), task.item_id, task.step + 1,
+                json.dumps({"inputs": [record_id], "place": place}), task.item_id, number,
                 max_attempts=spec.attempts or spec.operator.attempts,
-                priority=-(task.step + 1),  # what is furthest along goes first: rows come early, little is half-done
+                trace=task.trace,
+                priority=-number,  # what is furthest along goes first: rows come early, little is half-done
             )
+            for number, spec in workflow.followers(task.step)
+            if kind in (None, spec.operator.input_kind)
         ]  # fmt: skip
+
+    def _may_gather(self, task: Task, follow: Sequence[NewTask]) -> bool:
+        """Whether a barrier of its item may have waited for this last task, although another branch goes on."""
+        workflow = self._workflows[task.run_id]
+        return any(
+            task.step in before and not any(new.step in before for new in follow)
+            for before in workflow.item_barriers
+        )  # fmt: skip
 
     async def close(self) -> None:
         await self.children.close()
@@ -141,10 +172,14 @@ class RecordPerformer:
                 raise Busy(error.message, delay=UNKNOWN_AGAIN, reason=f"not for this worker: {error.message}") from None
         return self._workflows[run_id]
 
-    async def _inputs(self, task: Task, spec: StepSpec) -> Inputs:
+    async def _inputs(self, task: Task, workflow: Workflow) -> Inputs:
+        spec = workflow.steps[task.step]
         payload = json.loads(task.payload)
         if payload.get("barrier"):
-            rows = await self.pool.fetch(records.SQL["of_run"], task.run_id, task.step - 1)
+            rows = await self.pool.fetch(
+                RUNS["gathered"], task.run_id, list(workflow.edges[task.step]), task.item_id if spec.per else None,
+                [spec.operator.input_kind],
+            )  # fmt: skip
             return Inputs(tuple(Record(*row) for row in rows))
         ids: list[int] = payload["inputs"]
         wanted = spec.operator.ancestors
@@ -162,10 +197,11 @@ class RecordPerformer:
         return Inputs(tuple(own[number] for number in ids), ancestors)
 
     async def _run(
-        self, task: Task, spec: StepSpec, inputs: Inputs, model: Model | None, isolated: bool
+        self, task: Task, spec: StepSpec, inputs: Inputs, model: Model | None, alone: bool
     ) -> tuple[list[Produced], dict[str, Any]]:
-        if isolated:
-            return await self._run_in_child(task, spec, inputs, model, fresh=task.crashes > 0)
+        if alone or spec.operator.isolate:
+            limits = spec.limits.doubled() if alone else spec.limits
+            return await self._run_in_child(task, spec, inputs, model, limits, fresh=task.crashes > 0)
         made = spec.operator
         notes: dict[str, Any] = {}
         ctx = Context(
@@ -181,7 +217,7 @@ class RecordPerformer:
         return await run_operator(made, own, ancestors, spec.options, ctx), notes
 
     async def _run_in_child(
-        self, task: Task, spec: StepSpec, inputs: Inputs, model: Model | None, *, fresh: bool
+        self, task: Task, spec: StepSpec, inputs: Inputs, model: Model | None, limits: Limits, *, fresh: bool
     ) -> tuple[list[Produced], dict[str, Any]]:
         made = spec.operator
         message = {
@@ -196,7 +232,7 @@ class RecordPerformer:
             },
         }  # fmt: skip
         ask = model.complete if model is not None else _no_model
-        reply = await self.children.run(message, ask, fresh=fresh)
+        reply = await self.children.run(message, ask, limits=limits, fresh=fresh)
         if "error" in reply:
             raise error_from_json(reply["error"])
         produced = [
@@ -204,6 +240,11 @@ class RecordPerformer:
             for kind, body, parents in reply["result"]
         ]
         return produced, reply["notes"]
+
+
+def _ids(result: Result, made: Mapping[bytes, Sequence[int]]) -> list[int]:
+    """Ids of the records that an attempt brought home."""
+    return list(result.reused) if result.work is None else list(made[result.key])
 
 
 async def _no_model(request: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -18,11 +19,13 @@ from gristmill.data import exports, records
 from gristmill.data.kinds import Chunk, Document, Duplicate, Example, Source
 from gristmill.db.database import RECONNECT, REPEAT, reconnecting, transaction
 from gristmill.db.statements import statements
-from gristmill.engine import upkeep, workflow
+from gristmill.engine import events, items, queue, upkeep, workflow
+from gristmill.engine.events import Event
 from gristmill.errors import DatabaseProblem, UsageError
 from gristmill.workflow import Workflow
 
 SQL = statements("workflow")
+WHY = statements("why")
 T = TypeVar("T")
 log = logging.getLogger("gristmill.run")
 
@@ -63,7 +66,8 @@ class StepProgress:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`state` is running, paused, completed, partial, failed or cancelled; `seconds` is the time of this epoch."""
+    """`state` is waiting (for other runs), running, paused, completed, partial, failed or cancelled; `seconds` is the
+    time of this epoch."""
 
     run_id: int
     name: str
@@ -80,20 +84,6 @@ class Progress:
     @property
     def failed(self) -> int:
         return self.unreadable + sum(step.failed for step in self.steps)
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A committed fact. `seq` grows without gaps that a reader could miss."""
-
-    seq: int
-    name: str
-    run_id: int | None
-    item_id: int | None
-    task_id: int | None
-    worker_id: int | None
-    body: dict[str, Any]
-    at: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +132,9 @@ class Run:
                 if await upkeep.fold(connection):
                     return
 
-    async def _events_after(self, last: int) -> list[Any]:
+    async def _events_after(self, last: int) -> tuple[list[Event], int]:
         await self._fold()
-        rows: list[Any] = await self.app.pool.fetch(upkeep.SQL["events_after"], last, self.id, 500)
-        return rows
+        return await events.after(self.app.pool, last, run_id=self.id)
 
     async def _revive(self) -> None:
         try:
@@ -167,16 +156,12 @@ class Run:
         last = after if after is not None else 0
         while True:
             ended = (await self.progress()).ended
-            rows = await self._patiently(lambda after=last: self._events_after(after))  # type: ignore[misc]
-            for row in rows:
-                last = row["seq"]
-                yield Event(
-                    row["seq"], row["name"], row["run_id"], row["item_id"], row["task_id"], row["worker_id"],
-                    json.loads(row["body"]), row["at"].isoformat(),
-                )  # fmt: skip
-            if ended and not rows:
+            found, last = await self._patiently(lambda after=last: self._events_after(after))  # type: ignore[misc]
+            for event in found:
+                yield event
+            if ended and not found:
                 return
-            if not rows:
+            if not found:
                 await asyncio.sleep(poll)
 
     async def wait(self, *, poll: float = 0.2) -> Progress:
@@ -189,33 +174,79 @@ class Run:
             self.app.check_crew()
             await asyncio.sleep(poll)
 
-    async def pause(self) -> bool:
-        """Nothing more is claimed; what is under way finishes. False when it was not running."""
+    async def _change(self, change: Callable[[Any], Awaitable[T]]) -> T:
+        """A person's order in a transaction of its own, sent again when it ran into somebody else's."""
+        async for _ in reconnecting():
+            try:
+                async with transaction(self.app.pool) as connection:
+                    return await change(connection)
+            except REPEAT:
+                continue
+        raise AssertionError
+
+    async def _items(self, name: str) -> list[int]:
+        rows = await self.app.pool.fetch(items.SQL["items_named"], self.id, name)
+        if not rows:
+            known = [row["name"] for row in await self.app.pool.fetch(items.SQL["item_names"], self.id)]
+            near = difflib.get_close_matches(name, known, 1)
+            raise UsageError(
+                f'{self.name} has no input "{name}"', code="U316", safe="nothing was changed",
+                hint=f'did you mean "{near[0]}"?' if near else "inputs go by their name or path",
+            )  # fmt: skip
+        return [row["id"] for row in rows]
+
+    async def pause(self, item: str | None = None) -> bool:
+        """Nothing more is claimed; what is under way finishes. `item` (name, path or id) pauses one input only. False
+        when there was nothing to pause. Raises `UsageError` U316 for an input that the run does not have."""
+        if item is not None:
+            ids = await self._items(item)
+            return bool(await self._change(lambda connection: items.pause_items(connection, ids)))
         return await self.app.pool.fetchval(SQL["pause"], self.id) is not None
 
-    async def resume(self) -> bool:
-        """Goes on after `pause`. False when it was not paused."""
-        return await self.app.pool.fetchval(SQL["resume"], self.id) is not None
+    async def resume(self, item: str | None = None) -> bool:
+        """Goes on after `pause`. False when it was not paused. Raises `UsageError` U316."""
+        if item is not None:
+            ids = await self._items(item)
+            resumed = bool(await self._change(lambda connection: items.resume_items(connection, ids)))
+        else:
+            resumed = await self.app.pool.fetchval(SQL["resume"], self.id) is not None
+        await queue.hint(self.app.pool)
+        return resumed
 
-    async def cancel(self) -> int:
-        """Ends the run now; results that are on their way are refused, what was recorded stays. Returns the number
-        of tasks that were cancelled."""
-        async with transaction(self.app.pool) as connection:
-            return await workflow.cancel(connection, self.id)
+    async def cancel(self, item: str | None = None) -> int:
+        """Ends the run, or one input of it, now; results that are on their way are refused, what was recorded stays.
+        Returns the number of tasks (or of inputs) that were cancelled. Raises `UsageError` U316."""
+        if item is not None:
+            ids = await self._items(item)
+            cancelled = len(await self._change(lambda connection: items.cancel_items(connection, ids)))
+        else:
+            cancelled = await self._change(lambda connection: workflow.cancel(connection, self.id))
+        await queue.hint(self.app.pool, "cancel")
+        return cancelled
 
-    async def retry(self, cause: str | None = None) -> int:
+    async def retry(self, cause: str | None = None, *, item: str | None = None) -> int:
         """Looks at the inputs again and tries everything that failed once more (or what failed of one `cause`, in hex,
-        as `failures` gives it). Returns how many tasks begin anew, new inputs not counted. Raises `UsageError` U315 for
-        a run that was cancelled: it is over for good."""
+        as `failures` gives it). Returns how many tasks begin anew, new inputs not counted.
+
+        With `item` one failed or cancelled input begins anew, using all of it that was finished; returns how many
+        inputs that are. Raises `UsageError` U315 for a run that was cancelled: it is over for good; U316 for an input
+        that the run does not have.
+        """
         row = await self.app.pool.fetchrow(SQL["run_row"], self.id)
         if row["state"] == "cancelled":
             raise UsageError(
                 f"{self.name} was cancelled", code="U315",
                 hint="the same `gristmill run` begins another one, which uses all that was finished",
             )  # fmt: skip
+        released = 0
+        if item is not None:
+            ids = await self._items(item)
+            released = len(await self._change(lambda connection: items.release_items(connection, ids)))
         await self.app.add_inputs(self, [Path(path) for path in json.loads(row["inputs"])])
-        async with transaction(self.app.pool) as connection:
-            return await workflow.retry(connection, self.id, bytes.fromhex(cause) if cause else None)
+        if item is not None:
+            return released
+        known = bytes.fromhex(cause) if cause else None
+        return await self._change(lambda connection: workflow.retry(connection, self.id, known))
 
     async def failures(self, limit: int = 1000) -> list[FailedPiece]:
         """What failed, with the reason of the last attempt."""
@@ -232,9 +263,15 @@ class Run:
         ]  # fmt: skip
         return broken
 
-    async def held_by(self) -> list[tuple[str, str, int]]:
-        """Why waiting tasks wait: (step, reason, tasks), the largest group first."""
-        return [tuple(row) for row in await self.app.pool.fetch(SQL["held_by"], self.id)]
+    async def held_by(self, task_id: int | None = None) -> list[tuple[str, str, int]]:
+        """Why waiting tasks wait: (step, reason, tasks), the largest group first; exactly one reason for each task. A
+        barrier that is not due yet counts no tasks. `task_id` asks for one task: empty when that does not wait."""
+        return [tuple(row) for row in await self.app.pool.fetch(WHY["held_by"], self.id, task_id)]
+
+    async def waits_for(self) -> list[str]:
+        """Runs that have to be completed before this one begins, each with its state: "qa-3 (partial)"."""
+        rows = await self.app.pool.fetch(WHY["waits_for"], self.id)
+        return [f"{row['name'] or row['id']} ({row['state'] or 'gone'})" for row in rows]
 
     async def rows(self) -> AsyncIterator[exports.Row]:
         """The dataset in the order of the inputs, duplicates left out, each row with where it came from."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gristmill.engine.queue import NewTask, Task
+from gristmill.engine.retry import Policy
 from gristmill.engine.worker import Outcome, Worker, WorkerSettings
 from gristmill.errors import Busy, InputError, TransientError
 
@@ -22,6 +23,12 @@ class Bare:
 
     kinds: Sequence[str] = ("bare",)
     isolates = False
+
+    def __init__(self, backoff: float = 1.0) -> None:
+        self._policy = Policy(backoff=backoff)
+
+    async def policy(self, task: Task) -> Policy:
+        return self._policy
 
     async def perform(self, task: Task, *, alone: bool = False) -> Outcome:
         wish = json.loads(task.payload)
@@ -69,8 +76,8 @@ class Bare:
 
 
 async def main() -> None:
-    settings = WorkerSettings(**json.loads(sys.argv[2]))
-    worker = Worker(sys.argv[1], Bare(), settings)
+    settings = json.loads(sys.argv[2])
+    worker = Worker(sys.argv[1], Bare(settings.pop("backoff", 1.0)), WorkerSettings(**settings))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
     await worker.run()
 

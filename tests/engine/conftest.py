@@ -69,7 +69,18 @@ async def register(pool: asyncpg.Pool[Any], lease: float = 60.0) -> queue.Claime
 
     nonce = uuid.uuid4()
     worker_id = await pool.fetchval(
-        queue.SQL["register_worker"], nonce, "by hand", "here", "boot", os.getpid(), 0, '{"*": 3}', "test", lease
+        queue.SQL["register_worker"],
+        nonce,
+        "by hand",
+        "here",
+        "boot",
+        os.getpid(),
+        0,
+        '{"*": 3}',
+        "test",
+        lease,
+        ["bare"],
+        False,
     )
     return queue.Claimer(worker_id, nonce)
 

@@ -26,13 +26,14 @@ STEPS = (
     Step("gather", "bare", "*", barrier=True, max_attempts=2, max_crashes=2),
 )
 GATHER = 2
-OPEN = ("available", "running")
+OPEN = ("waiting", "available", "running")
 BROKEN = ("failed", "quarantined")
 CAUSES = (Failure("T300", "TransientError", "no answer", True, 0.0), Failure("T200", "InputError", "bad", True, 0.0))
 CRASHED = hashlib.sha256(b"crash").digest()
 DIED = hashlib.sha256(b"worker died").digest()
 NAMES = "abcdefghij"
 BEYOND = 2**40
+SLOTS = {"one": 1, "two": 2}  # of the locks
 HISTORIES, STEPS_EACH = 60, 60
 RESCUED = -32768
 
@@ -50,6 +51,9 @@ select json_build_object(
     'items', (select json_agg(json_build_array(id, state)) from item),
     'workers', (select json_agg(json_build_array(id, state, suspect_at is not null, lease_until < clock_timestamp()
         or lease_until > clock_timestamp() + 2 * ttl)) from worker),
+    'locks', (select json_agg(json_build_array(key, task_id, token)) from lock
+        where holder_kind = 'task' or expires_at > clock_timestamp()),
+    'needs', (select json_agg(json_build_array(task_id, needs_id, lost)) from dependency),
     'events', (select json_agg(json_build_array(name, run_id, task_id, worker_id, n)) from (
         select name, run_id, task_id, case when name = 'worker.died' then worker_id end as worker_id, count(*) as n
         from (select name, run_id, task_id, worker_id from event
@@ -59,9 +63,12 @@ select json_build_object(
 ORPHANS = """
 select count(*) from task t join worker w on w.id = t.worker_id
 where t.state = 'running' and t.worker_id <> $1
-  and (w.state not in ('alive', 'draining') or w.lease_until < clock_timestamp())
+  and (w.state not in ('alive', 'paused', 'draining') or w.lease_until < clock_timestamp())
 """
-TABLES = ("worker", "run", "step", "item", "task", "attempt", "counter", "counter_delta", "event_inbox", "event")
+TABLES = (
+    "worker", "run", "step", "item", "item_step", "item_check", "task", "dependency", "lock", "pool", "breaker",
+    "attempt", "counter", "counter_delta", "metric_delta", "event_inbox", "event",
+)  # fmt: skip
 # Much faster than truncate, and nothing counts on ids.
 FORGET = "; ".join(f"delete from {table}" for table in TABLES)  # noqa: S608
 
@@ -82,6 +89,9 @@ class ModelTask:
     token: uuid.UUID | None = None
     worker: int | None = None
     cause: bytes | None = None
+    lock: str | None = None
+    needs: dict[int, int] = field(default_factory=dict)  # 0: open, 1: lost, 2: lost, and this task was told
+    told: bool = False  # cancelled because something that it needed was lost
 
     @property
     def open(self) -> bool:
@@ -93,6 +103,7 @@ class ModelWorker:
     """What is known of a worker, and what really became of it."""
 
     nonce: uuid.UUID
+    isolates: bool = False  # runs suspects alone in a child process
     state: str = "alive"
     lease: str = "good"  # or "over", or "absurd": so far away that the clock must have been set back
     announced: bool = False
@@ -102,7 +113,7 @@ class ModelWorker:
 
     @property
     def live(self) -> bool:
-        return self.state in ("alive", "draining")
+        return self.state in ("alive", "paused", "draining")
 
 
 @dataclass(slots=True)
@@ -142,21 +153,22 @@ def names(dice: Random, most: int) -> list[str]:
 # What may happen, how often, and with what: one number decides all of one step. (Hypothesis repeats itself on purpose
 # and knows no weights: most of its histories ended without a single ticket that was overtaken.)
 ACTIONS: dict[str, tuple[int, Callable[[Random], dict[str, Any]]]] = {
-    "new_worker": (3, lambda d: {"locked": d.random() < 0.5}),
+    "new_worker": (3, lambda d: {"locked": d.random() < 0.7, "isolates": d.random() < 0.3}),
     "announce": (1, lambda d: {"number": young(d), "really": d.random() < 0.8}),
     "lose_the_lock": (3, lambda d: {"number": young(d)}),
-    "spoil_the_lease": (5, lambda d: {"number": young(d), "how": d.choice(("over", "over", "absurd"))}),
+    "spoil_the_lease": (7, lambda d: {"number": young(d), "how": d.choice(("over", "over", "absurd"))}),
     "end_the_process": (2, lambda d: {"number": young(d)}),
     "beat": (3, lambda d: {"number": d.randrange(12)}),
     "drain": (1, lambda d: {"number": young(d)}),
+    "order": (2, lambda d: {"number": young(d), "state": d.choice(("paused", "alive", "alive"))}),
     "give_back": (3, lambda d: {"number": young(d), "choice": d.choice((None, *tickets(d, 1)))}),
     "leave": (1, lambda d: {"number": young(d)}),
-    "rescue": (5, lambda d: {"number": d.choice((None, 0, 1, 2))}),
+    "rescue": (7, lambda d: {"number": d.choice((None, 0, 1, 2))}),
     "usurp": (7, lambda d: {"n": d.randint(2, 5)}),
-    "claim": (14, lambda d: {
+    "claim": (17, lambda d: {
         "number": young(d) if d.random() < 0.5 else None, "n": d.randrange(4), "m": d.randrange(4),
         "suspects": d.random() < 0.4, "low": BEYOND if d.random() < 0.1 else None,
-        "kinds": ("bare",) if d.random() < 0.2 else None,
+        "kinds": ("bare",) if d.random() < 0.2 else None, "limited": d.random() < 0.5, "locked": d.random() < 0.3,
     }),
     "settle": (10, lambda d: {
         "choices": tickets(d, 4), "outcome": d.choice(("ok", "ok", "empty")), "twice": d.random() < 0.3,
@@ -168,18 +180,25 @@ ACTIONS: dict[str, tuple[int, Callable[[Random], dict[str, Any]]]] = {
     "crash": (6, lambda d: {"choice": tickets(d, 1)[0], "number": young(d)}),
     "release": (6, lambda d: {"choices": tickets(d, 3), "later": d.random() < 0.5}),
     "wait": (3, lambda d: {}),
+    "limit": (3, lambda d: {
+        "pool": d.choice(("*", "parse")), "slots": d.choice((None, None, 1, 2, 4)), "paused": d.random() < 0.2,
+    }),
+    "lock": (4, lambda d: {"number": d.randrange(2), "key": d.choice(("one", "two")), "n": d.randint(1, 3)}),
+    "hold": (2, lambda d: {"number": d.randrange(2), "key": d.choice(("one", "two")), "over": d.random() < 0.5}),
+    "depend": (6, lambda d: {"number": d.randrange(2), "of": [d.randrange(8) for _ in range(d.randint(1, 2))]}),
+    "abandon": (6, lambda d: {}),
     "add": (5, lambda d: {"number": d.randrange(2), "names": names(d, 5)}),
     "seal": (8, lambda d: {"number": d.randrange(2), "dropped": set(names(d, 1)) if d.random() < 0.4 else set()}),
     "withdraw": (4, lambda d: {"number": d.randrange(2), "name": d.choice(NAMES)}),
     "cancel": (2, lambda d: {"number": d.randrange(2), "all_of_it": d.random() < 0.6}),
-    "retry": (7, lambda d: {
+    "retry": (10, lambda d: {
         "number": d.randrange(2), "cause": d.choice((None, None, CAUSES[0].cause, CAUSES[1].cause, CRASHED, DIED)),
     }),
     "pause": (1, lambda d: {"number": d.randrange(2)}),
     "resume": (6, lambda d: {"number": d.randrange(2)}),
-    "advance": (6, lambda d: {"number": d.randrange(2)}),
+    "advance": (8, lambda d: {"number": d.randrange(2)}),
     "sweep": (3, lambda d: {}),
-    "work_off": (5, lambda d: {"number": d.randrange(2), "badly": d.random() < 0.3}),
+    "work_off": (8, lambda d: {"number": d.randrange(2), "badly": d.random() < 0.3}),
     "fold": (2, lambda d: {}),
 }  # fmt: skip
 WEIGHTS = [weight for weight, _ in ACTIONS.values()]
@@ -230,6 +249,9 @@ class Machine:
         self.attempts: set[tuple[Any, ...]] = set()
         self.extra: Counter[tuple[int, int, str]] = Counter()  # counters that are not numbers of tasks
         self.events: Counter[tuple[Any, ...]] = Counter()
+        self.limits: dict[str, tuple[int | None, bool]] = {}
+        self.foreign: Counter[str] = Counter()  # slots of locks that others hold for a long time
+        self.breaker: Counter[str] = Counter()  # crashes of child processes
         self.fence = 0
         self.seen["histories"] += 1
         self.story = []
@@ -237,12 +259,12 @@ class Machine:
         self.do(self.connection.execute(FORGET))
         self.do(self.connection.execute("select setseed(0.5)"))  # a history must be the same when it is played again
         for number in range(2):
-            new = NewRun(f"run {number}", "model", STEPS, {})
+            new = NewRun(f"run {number}", "model", STEPS, {}, detail=0)
             run_id, _ = self.do(self.together(lambda new=new: workflow.find_or_create(self.connection, new)))
             self.runs[run_id] = ModelRun()
             self.events["run.start", run_id, None, None] += 1
-        self.new_worker(False)
-        self.new_worker(True)
+        self.new_worker(False, False)
+        self.new_worker(True, False)
         self.add(0, list("abcdef"))
         self.add(1, list("abc"))
 
@@ -266,7 +288,7 @@ class Machine:
         for number, worker_id in enumerate(sorted(self.workers, reverse=True)):
             if self.workers[worker_id].state == "alive" and self.workers[worker_id].lease == "good":
                 return number
-        self.new_worker(True)
+        self.new_worker(True, False)
         return 0
 
     def claimer(self, number: int) -> Claimer:
@@ -299,16 +321,27 @@ class Machine:
         by = task.worker if worker is None else worker
         self.attempts.add((task_id, str(task.token), task.attempt, by, outcome))
         task.cause = cause
+        self.seen["locks that became free"] += task.lock is not None
 
-    def put_back(self, task: ModelTask, state: str = "available", *, due: bool = True) -> None:
+    def lose(self, task_id: int) -> None:
+        """It ended, and not well."""
+        for other in self.tasks.values():
+            if other.needs.get(task_id) == 0:
+                other.needs[task_id] = 1
+
+    def put_back(self, task_id: int, state: str = "available", *, due: bool = True) -> None:
+        task = self.tasks[task_id]
         task.state, task.due, task.token, task.worker = state, due, None, None
+        if state not in OPEN:
+            self.lose(task_id)
 
     def stop(self, task_id: int) -> None:
         task = self.tasks[task_id]
+        task.told = False
         if task.state == "running":
             self.seen["tasks taken from their worker by a cancel or a withdraw"] += 1
             self.ends(task_id, "cancelled")
-        self.put_back(task, "cancelled")
+        self.put_back(task_id, "cancelled")
 
     def open_run(self, run: ModelRun) -> None:
         if not run.under_way or run.gathered == run.epoch:
@@ -330,16 +363,18 @@ class Machine:
 
     # Workers.
 
-    def new_worker(self, locked: bool) -> None:
+    def new_worker(self, locked: bool, isolates: bool) -> None:
         if sum(worker.live for worker in self.workers.values()) >= 4 or len(self.workers) >= 25:
             return
         nonce = uuid.uuid4()
         worker_id = self.do(
             self.connection.fetchval(
-                queue.SQL["register_worker"], nonce, "model", "here", "boot", os.getpid(), 0, "{}", "test", 600.0
+                queue.SQL["register_worker"], nonce, "model", "here", "boot", os.getpid(), 0, "{}", "test", 600.0,
+                ["bare", "other"], isolates,
             )
-        )
-        self.workers[worker_id] = ModelWorker(nonce)
+        )  # fmt: skip
+        self.workers[worker_id] = ModelWorker(nonce, isolates)
+        self.events["worker.started", None, None, None] += 1
         if locked:
             self.do(self.holder.execute("select pg_advisory_lock($1, $2)", queue.LOCK_CLASS, worker_id))
             self.workers[worker_id].holding = True
@@ -383,9 +418,19 @@ class Machine:
     def drain(self, number: int) -> None:
         worker_id, worker = self.worker(number)
         got = self.do(self.connection.fetchval(queue.SQL["drain_worker"], worker_id, worker.nonce))
-        assert (got is not None) == (worker.state == "alive")
-        if worker.state == "alive":
+        assert (got is not None) == (worker.state in ("alive", "paused"))
+        if worker.state in ("alive", "paused"):
             worker.state = "draining"
+
+    def order(self, number: int, state: str) -> None:
+        """A person pauses a worker, or lets it go on."""
+        worker_id, worker = self.worker(number)
+        before = "alive" if state == "paused" else "paused"
+        got = self.do(self.connection.fetchval(queue.SQL["order_worker"], worker_id, state, [before], state))
+        assert (got is not None) == (worker.state == before)
+        if worker.state == before:
+            worker.state = state
+            self.events[f"worker.{state}", None, None, None] += 1
 
     def give_back(self, number: int, choice: tuple[str, int] | None) -> None:
         """What one claim took, or all that the worker holds."""
@@ -396,7 +441,7 @@ class Machine:
         expected = self.held_by(claimer.id, tokens)
         assert sorted(got) == sorted(expected)
         for task_id in expected:
-            self.put_back(self.tasks[task_id])
+            self.put_back(task_id)
 
     def held_by(self, worker_id: int, tokens: Sequence[uuid.UUID] | None = None) -> list[int]:
         return [
@@ -416,7 +461,7 @@ class Machine:
         )
         assert (got is not None) == worker.live
         for task_id in self.held_by(claimer.id):
-            self.put_back(self.tasks[task_id])
+            self.put_back(task_id)
         if worker.live:
             worker.state = "stopped"
             self.events["worker.stopped", None, None, None] += 1
@@ -424,7 +469,7 @@ class Machine:
     def rescue(self, number: int | None) -> None:
         mine = 0 if number is None else self.worker(number)[0]
         got = self.do(queue.rescue(self.connection, mine, confirm=0.0))
-        buried = []
+        buried = {}
         for worker_id, worker in sorted(self.workers.items()):
             if not worker.live or worker_id == mine:
                 continue
@@ -435,15 +480,17 @@ class Machine:
                 continue
             charged = worker.ended or not (worker.lease != "good" and worker.holding)
             worker.state = "dead"
-            buried.append(worker_id)
+            buried[worker_id] = len(self.held_by(worker_id))
             self.events["worker.died", None, None, worker_id] += 1
             self.seen["rescues"] += bool(self.held_by(worker_id))
             self.seen["rescues without a charge"] += bool(self.held_by(worker_id)) and not charged
             for task_id in self.held_by(worker_id):
                 task = self.tasks[task_id]
-                self.ends(task_id, "crashed" if charged else "stalled", DIED)
+                guilty = charged and not (worker.isolates and task.crashes >= 2)
+                self.seen["rescues of suspects that were alone"] += charged and not guilty
+                self.ends(task_id, "crashed" if guilty else "stalled", DIED)
                 task.priority = RESCUED
-                self.charge_crash(task_id, charged, STEPS[task.step].max_crashes)
+                self.charge_crash(task_id, guilty, STEPS[task.step].max_crashes)
         assert got == buried
         assert not self.do(self.connection.fetchval(ORPHANS, mine)), "nothing runs without a live holder"
 
@@ -455,7 +502,7 @@ class Machine:
         if state == "quarantined":
             self.seen["quarantines"] += 1
             self.events["step.quarantined", task.run, task_id, None] += 1
-        self.put_back(task, state)
+        self.put_back(task_id, state)
         return state
 
     def usurp(self, n: int) -> None:
@@ -465,40 +512,55 @@ class Machine:
                 self.spoil_the_lease(number, "over")
         self.rescue(None)
         self.same_as_the_database()
-        self.new_worker(False)
-        self.claim(0, n, n, False, None, None)
-        self.claim(0, n, n, True, None, None)
+        self.new_worker(False, False)
+        self.claim(0, n, n)
+        self.claim(0, n, n, suspects=True)
+        self.claim(0, n, n, locked=True)
 
     # Tasks.
 
     def claim(
-        self, number: int | None, n: int, m: int, suspects: bool, low: int | None, kinds: tuple[str, ...] | None
-    ) -> None:
+        self, number: int | None, n: int, m: int, suspects: bool = False, low: int | None = None,
+        kinds: tuple[str, ...] | None = None, limited: bool = True, locked: bool = False,
+    ) -> None:  # fmt: skip
         claimer, wanted, known = (
             self.claimer(self.able() if number is None else number),
             {"*": n, "parse": m},
             kinds or ("bare", "other"),
         )
         got = self.do(
-            queue.claim(
-                self.connection, claimer, wanted, known, low={"*": low} if low is not None else None, suspects=suspects
+            self.together(
+                lambda: queue.claim(
+                    self.connection, claimer, wanted, known, low={"*": low} if low is not None else None,
+                    suspects=suspects, limited=limited, locked=locked,
+                )
             )
-        )
+        )  # fmt: skip
         worker = self.workers[claimer.id]
         able = worker.state == "alive" and worker.lease != "over"
-        for pool, most in wanted.items():
+        live = self.foreign + Counter(t.lock for t in self.tasks.values() if t.state == "running" and t.lock)
+        for pool, asked in wanted.items():
             free = {
                 i: task
                 for i, task in self.tasks.items()
                 if task.state == "available" and task.due and STEPS[task.step].pool == pool and able
                 and self.runs[task.run].state == "running" and STEPS[task.step].kind in known
-                and (task.crashes >= 2) == suspects and not (pool == "*" and low)
+                and self.breaker[STEPS[task.step].kind] < 6 and (suspects or (task.lock is not None) == locked)
+                and (task.crashes >= 2) == suspects and (locked or suspects or not (pool == "*" and low))
             }  # fmt: skip
             taken = {ticket.id for ticket in got if ticket.pool == pool}
             assert taken <= free.keys()
-            assert len(taken) == min(most, len(free))
+            most = min(asked, self.room(pool, limited))
+            keys = Counter(task.lock for task in free.values())
+            possible = sum(min(n, SLOTS[key[-3:]] - live[key]) if key else n for key, n in keys.items())
+            assert len(taken) <= min(most, possible)
+            if not suspects or not any(keys.keys() - {None}):  # suspects whose lock is held take places of a claim
+                assert len(taken) == min(most, possible)
+            self.seen["claims that a limit cut"] += len(taken) < min(asked, possible)
+            self.seen["tasks that a held lock kept back"] += possible < len(free)
+            self.seen["tasks claimed with a lock"] += sum(free[i].lock is not None for i in taken)
             for i in taken:
-                behind = [o for o in free if o not in taken and free[o].run == free[i].run]
+                behind = [o for o in free if o not in taken and self.same_line(o, i) and not suspects]
                 assert all(free[i].priority <= free[other].priority for other in behind), "the first in line goes first"
         assert len({ticket.id for ticket in got}) == len(got)
         assert [ticket.seq for ticket in got] == sorted(ticket.seq for ticket in got)
@@ -508,10 +570,23 @@ class Machine:
             task.attempt += 1
             assert (ticket.attempt, ticket.failures, ticket.crashes) == (task.attempt, task.failures, task.crashes)
             assert (ticket.run_id, ticket.item_id, ticket.step) == (task.run, task.item, task.step)
+            assert ticket.lock_key == task.lock
             assert ticket.fence > self.fence, "fences grow with every claim"
         self.fence = max([self.fence, *(ticket.fence for ticket in got)])
         self.tickets += got
         self.seen["claims of suspects"] += suspects and bool(got)
+
+    def room(self, pool: str, limited: bool) -> int:
+        """How many more tasks of this pool the limits of the fleet allow."""
+        slots, paused = self.limits.get(pool, (None, False))
+        if paused or (slots is not None and not limited):
+            return 0
+        if slots is None:
+            return len(self.tasks)
+        return max(0, slots - sum(t.state == "running" and STEPS[t.step].pool == pool for t in self.tasks.values()))
+
+    def same_line(self, one: int, other: int) -> bool:
+        return (self.tasks[one].run, self.tasks[one].lock) == (self.tasks[other].run, self.tasks[other].lock)
 
     def settle(
         self, choices: list[tuple[str, int]], outcome: str, twice: bool, follow: bool, number: int
@@ -542,6 +617,7 @@ class Machine:
             task = self.tasks[task_id]
             self.ends(task_id, "completed", worker=claimer.id)
             task.state, task.worker = "completed", None
+            self.meet(task_id)
             if outcome != "ok":
                 self.extra[task.run, task.step, outcome] += 1
         self.seen["settled"] += len(expected)
@@ -550,6 +626,14 @@ class Machine:
         completed = {(task_id, token) for task_id, token, *_, ended in self.attempts if ended == "completed"}
         known = {ticket.id for ticket in tickets if (ticket.id, str(ticket.token)) in completed}
         assert self.do(queue.settled_by(self.connection, tickets)) == known
+
+    def meet(self, task_id: int) -> None:
+        """It completed: who needed nothing else may begin."""
+        for number, other in self.tasks.items():
+            if other.needs.pop(task_id, None) is not None and other.state == "waiting":
+                self.seen["tasks whose needs were met" if not other.needs else "tasks that need more"] += 1
+                if not other.needs:
+                    self.put_back(number, due=other.due)
 
     def fail(self, choice: tuple[str, int], cause: Failure, final: bool, number: int) -> None:
         ticket = self.pick(choice)
@@ -567,7 +651,7 @@ class Machine:
         again = not final and task.failures + 1 < STEPS[task.step].max_attempts
         self.ends(ticket.id, "failed", failure.cause, claimer.id)
         task.failures += 1
-        self.put_back(task, "available" if again else "failed")
+        self.put_back(ticket.id, "available" if again else "failed")
         self.extra[task.run, task.step, "errors"] += 1
         if not again:
             self.seen["failures for good"] += 1
@@ -585,6 +669,8 @@ class Machine:
             assert got is None
             return
         self.ends(ticket.id, "crashed", CRASHED, claimer.id)
+        self.breaker[STEPS[task.step].kind] += 1
+        self.seen["breakers that opened"] += self.breaker[STEPS[task.step].kind] == 6
         assert got == self.charge_crash(ticket.id, True, STEPS[task.step].max_crashes)
 
     def release(self, choices: list[tuple[str, int]], later: bool) -> None:
@@ -596,13 +682,65 @@ class Machine:
         back = [(ticket, 600.0 if later else 0.0, "quota") for ticket in tickets]
         assert self.do(queue.release(self.connection, back)) == expected
         for task_id in expected:
-            self.put_back(self.tasks[task_id], due=not later)
+            self.put_back(task_id, due=not later)
 
     def wait(self) -> None:
         """Long enough for everything that was put off."""
         self.do(self.connection.execute("update task set run_at = clock_timestamp() where state = 'available'"))
+        self.do(self.connection.execute("delete from breaker"))
         for task in self.tasks.values():
-            task.due = True
+            task.due = task.due or task.state == "available"
+        self.breaker.clear()
+
+    def limit(self, pool: str, slots: int | None, paused: bool) -> None:
+        """A person limits a pool over the whole fleet, or pauses it."""
+        sql = """insert into pool (name, slots, paused) values ($1, $2, $3)
+            on conflict (name) do update set slots = $2, paused = $3"""
+        self.do(self.connection.execute(sql, pool, slots, paused))
+        self.limits[pool] = (slots, paused)
+
+    def lock(self, number: int, key: str, n: int) -> None:
+        """Tasks that run only while they hold a slot."""
+        run_id, run = self.run_at(number)
+        if run.under_way:
+            new = NewTask(
+                run_id, "bare", lock=f"item:{number}{key}", lock_slots=SLOTS[key], max_attempts=2, max_crashes=3
+            )
+            ids = self.do(self.together(lambda: queue.enqueue(self.connection, [new] * n)))
+            self.made(ids, [ModelTask(run_id, 0, None, lock=f"item:{number}{key}") for _ in ids])
+
+    def hold(self, number: int, key: str, over: bool) -> None:
+        """Somebody who is no task takes a slot for a day, or has died since."""
+        sql = """insert into lock (key, slot, holder_kind, holder, token, fence, expires_at)
+            select $1::text, s, 'cli', 'model', gen_random_uuid(), 0, clock_timestamp() + $3 * interval '1 day'
+            from generate_series(1, $2::int) as s where not exists (select 1 from lock where key = $1 and slot = s)
+            limit 1 returning slot"""
+        slot = self.do(self.connection.fetchval(sql, f"item:{number}{key}", SLOTS[key], -1 if over else 1))
+        self.foreign[f"item:{number}{key}"] += slot is not None and not over
+
+    def depend(self, number: int, of: list[int]) -> None:
+        """A task that waits for others, some of which have ended already."""
+        run_id, run = self.run_at(number)
+        known = sorted((i for i, t in self.tasks.items() if t.run == run_id and t.step != GATHER), reverse=True)
+        after = tuple({known[place % len(known)] for place in of}) if known else ()
+        if not run.under_way or not after:
+            return
+        new = NewTask(run_id, "bare", after=after, max_attempts=2, max_crashes=3)
+        ids = self.do(self.together(lambda: queue.enqueue(self.connection, [new])))
+        lost = {need: int(not self.tasks[need].open) for need in after if self.tasks[need].state != "completed"}
+        self.made(ids, [ModelTask(run_id, 0, None, "waiting" if lost else "available", needs=lost)])
+
+    def abandon(self) -> None:
+        """Who waits for what will never complete is cancelled; those behind him at the next call."""
+        told = {i: [need for need, lost in t.needs.items() if lost == 1] for i, t in self.tasks.items()}
+        expected = {i for i, needs in told.items() if needs and self.tasks[i].state == "waiting"}
+        assert set(self.do(queue.abandon(self.connection))) == expected
+        for task_id, needs in told.items():
+            self.tasks[task_id].needs |= dict.fromkeys(needs, 2)
+        for task_id in expected:
+            self.stop(task_id)
+            self.tasks[task_id].told = True
+        self.seen["abandoned"] += len(expected)
 
     # Runs.
 
@@ -645,7 +783,9 @@ class Machine:
         _, run = self.run_at(number)
         item = run.items.get(name, 0)
         expected = {i for i, t in self.tasks.items() if t.item == item and t.state in OPEN + BROKEN}
-        assert set(self.do(self.together(lambda: queue.withdraw(self.connection, [item])))) == expected
+        assert (
+            set(self.do(self.together(lambda: queue.cancel(self.connection, item_ids=[item], broken=True)))) == expected
+        )
         self.stop_all(expected)
 
     def cancel(self, number: int, all_of_it: bool) -> None:
@@ -655,7 +795,7 @@ class Machine:
         if all_of_it:
             assert self.do(self.together(lambda: workflow.cancel(self.connection, run_id))) == len(expected)
         else:
-            assert set(self.do(self.together(lambda: queue.cancel_tasks(self.connection, run_id)))) == expected
+            assert set(self.do(self.together(lambda: queue.cancel(self.connection, run_id=run_id)))) == expected
         self.stop_all(expected)
         if all_of_it and run.under_way:
             self.end_run(run_id, "cancelled")
@@ -664,10 +804,12 @@ class Machine:
         run_id, run = self.run_at(number)
         again = {i for i in self.of_run(run_id, *BROKEN) if cause is None or self.tasks[i].cause == cause}
         assert self.do(self.together(lambda: workflow.retry(self.connection, run_id, cause))) == len(again)
-        for task in (self.tasks[i] for i in again):
+        for i in again:
+            task = self.tasks[i]
             if task.step != GATHER:
                 task.failures, task.crashes, task.priority = 0, 0, -task.step
-                self.put_back(task)
+                self.put_back(i)
+        self.find_again(again)
         if again:
             self.seen["reopened"] += len(again)
             self.seen["reopened of one cause"] += cause is not None
@@ -675,12 +817,24 @@ class Machine:
             run.sealed = True
             self.events["run.retry", run_id, None, None] += 1
 
+    def find_again(self, ids: set[int]) -> None:
+        """What was needed begins anew, and whoever was cancelled for the lack of it waits again."""
+        while ids:
+            for task in self.tasks.values():
+                task.needs |= dict.fromkeys(ids & task.needs.keys(), 0)
+            ids = {i for i, t in self.tasks.items() if t.told and ids & t.needs.keys() and not any(t.needs.values())}
+            for task_id in ids:
+                self.tasks[task_id].told = False
+                self.put_back(task_id, "waiting", due=self.tasks[task_id].due)
+            self.seen["revived"] += len(ids)
+
     def pause(self, number: int) -> None:
         run_id, run = self.run_at(number)
         got = self.do(self.connection.fetchval(workflow.SQL["pause"], run_id))
         assert (got is not None) == (run.state == "running")
         if run.state == "running":
             run.state = "paused"
+            self.events["run.pause", run_id, None, None] += 1
 
     def resume(self, number: int) -> None:
         run_id, run = self.run_at(number)
@@ -688,6 +842,7 @@ class Machine:
         assert (got is not None) == (run.state == "paused")
         if run.state == "paused":
             run.state = "running"
+            self.events["run.resume", run_id, None, None] += 1
 
     def due(self, run_id: int) -> str | None:
         """What must become of a run now."""
@@ -710,7 +865,7 @@ class Machine:
             self.runs[run_id].gathered = self.runs[run_id].epoch
             for task_id in self.of_run(run_id, *BROKEN):
                 if self.tasks[task_id].step == GATHER:
-                    self.put_back(self.tasks[task_id], "cancelled")
+                    self.put_back(task_id, "cancelled")
                     self.seen["barriers that began anew"] += 1
             sql = "select id from task where run_id = $1 and not id = any ($2)"
             rows = self.do(self.connection.fetch(sql, run_id, [*self.tasks]))
@@ -734,7 +889,9 @@ class Machine:
     def work_off(self, number: int, badly: bool) -> None:
         """A good worker does all that it can, or fails at it for good, so that runs come to their end."""
         place = self.able()
-        self.claim(place, 6, 4, False, None, None)
+        self.abandon()
+        self.claim(place, 6, 4)
+        self.claim(place, 3, 0, locked=True)
         if badly:
             for ticket in [ticket for ticket in self.tickets if self.holds(ticket)][-4:]:
                 self.fail_one(ticket, CAUSES[1], True, place)
@@ -772,6 +929,12 @@ class Machine:
         differ("items", set(rows["items"]), {(i, "removed" if i in self.removed else "active") for i in items})
         workers = {(i, w.state, w.sighted, w.lease != "good") for i, w in self.workers.items()}
         differ("workers", set(rows["workers"]), workers)
+        locks = {(t.lock, i, str(t.token)) for i, t in self.tasks.items() if t.state == "running" and t.lock}
+        differ("locks", {row for row in rows["locks"] if row[1]}, locks)
+        held = Counter(row[0] for row in rows["locks"] if not row[1])
+        assert held == +self.foreign, f"locks of others: database {held}, model {self.foreign}"
+        needs = {(i, need, lost) for i, t in self.tasks.items() for need, lost in t.needs.items()}
+        differ("needs", set(rows["needs"]), needs)
         differ("events", set(rows["events"]), {(*key, n) for key, n in self.events.items()})
 
 
@@ -847,6 +1010,14 @@ LEAST = {
     "barriers": 20,
     "ends": 20,
     "runs that began again with new inputs": 5,
+    "tasks claimed with a lock": 40,
+    "tasks that a held lock kept back": 10,
+    "locks that became free": 20,
+    "claims that a limit cut": 10,
+    "tasks whose needs were met": 5,
+    "tasks that need more": 3,
+    "abandoned": 20,
+    "revived": 2,
 }
 
 

@@ -41,6 +41,10 @@ class Stage:
     async def claim(self, on: Any, n: int, claimer: Claimer | None = None) -> list[Task]:
         return await queue.claim(on, claimer or self.claimer, {"*": n}, ["bare"])
 
+    async def add(self, *tasks: NewTask) -> list[int]:
+        async with self.pool.acquire() as connection, connection.transaction():
+            return await queue.enqueue(connection, tasks)
+
     async def spoil_the_lease(self) -> None:
         sql = "update worker set lease_until = clock_timestamp() - interval '1 s' where id = $1"
         await self.pool.execute(sql, self.claimer.id)
@@ -100,7 +104,7 @@ async def a_beat_while_its_worker_is_buried(stage: Stage) -> None:
         lambda two: queue.rescue(two, 0),
     )
     assert waited
-    assert buried == []
+    assert buried == {}
 
 
 async def two_burials_at_once(stage: Stage) -> None:
@@ -108,7 +112,7 @@ async def two_burials_at_once(stage: Stage) -> None:
     await stage.spoil_the_lease()
 
     first, second, _ = await stage.both(lambda one: queue.rescue(one, 0), lambda two: queue.rescue(two, 0))
-    assert (first, second) == ([stage.claimer.id], [])
+    assert (first, second) == ({stage.claimer.id: 2}, {})
     assert await stage.pool.fetchval("select count(*) from event_inbox where name = 'worker.died'") == 1
 
 
@@ -141,14 +145,14 @@ async def a_suspicion_is_forgotten(stage: Stage) -> None:
     lock = (queue.LOCK_CLASS, stage.claimer.id)
     await stage.pool.execute(queue.SQL["announce_lock"], stage.claimer.id, stage.claimer.nonce, True)
     async with stage.pool.acquire() as one, stage.pool.acquire() as two:
-        assert await queue.rescue(one, 0, 0.0) == []
+        assert await queue.rescue(one, 0, 0.0) == {}
         await one.execute(queue.SQL["beat"], stage.claimer.id, stage.claimer.nonce)
-        assert await queue.rescue(one, 0, 0.0) == []
+        assert await queue.rescue(one, 0, 0.0) == {}
         await two.execute("select pg_advisory_lock($1, $2)", *lock)
-        assert await queue.rescue(one, 0, 0.0) == []
+        assert await queue.rescue(one, 0, 0.0) == {}
         await two.execute("select pg_advisory_unlock($1, $2)", *lock)
-        assert await queue.rescue(one, 0, 0.0) == []
-        assert await queue.rescue(one, 0, 0.0) == [stage.claimer.id]
+        assert await queue.rescue(one, 0, 0.0) == {}
+        assert list(await queue.rescue(one, 0, 0.0)) == [stage.claimer.id]
 
 
 async def the_attempts_are_spent(stage: Stage) -> None:
@@ -162,12 +166,72 @@ async def the_attempts_are_spent(stage: Stage) -> None:
     assert states == ["available", "failed"]
 
 
+async def two_claims_of_one_lock_at_once(stage: Stage) -> None:
+    """Both see a free slot; the second gets none and leaves its task as it was."""
+    await stage.add(NewTask(stage.run_id, "bare", lock="item:x"), NewTask(stage.run_id, "bare", lock="item:x"))
+    first, second, _ = await stage.both(
+        lambda one: queue.claim(one, stage.claimer, {"*": 1}, ["bare"], locked=True),
+        lambda two: queue.claim(two, stage.neighbour, {"*": 1}, ["bare"], locked=True),
+    )
+    assert (len(first), len(second)) == (1, 0)
+    holders = await stage.pool.fetch("select task_id from lock")
+    assert [row["task_id"] for row in holders] == [first[0].id]
+
+
+async def two_claims_of_a_limited_pool(stage: Stage) -> None:
+    """Each would fit alone; the second counts when the first has committed."""
+    await stage.pool.execute("insert into pool (name, slots) values ('*', 3)")
+
+    async def take(on: Any, claimer: Claimer) -> list[Task]:
+        async with on.transaction():
+            return await queue.claim(on, claimer, {"*": 2}, ["bare"], limited=True)
+
+    first, second, _ = await stage.both(lambda one: take(one, stage.claimer), lambda two: take(two, stage.neighbour))
+    assert (len(first), len(second)) == (2, 1)
+
+
+async def a_breaker_that_is_open(stage: Stage) -> None:
+    """The sixth crash of a kind within a minute."""
+    for _ in range(6):
+        task = (await stage.claim(stage.pool, 1))[0]
+        await queue.crash(stage.pool, stage.claimer, task, "signal")
+        await stage.pool.execute("update task set crashes = 0")
+    assert await stage.claim(stage.pool, 1) == []
+
+
+async def a_need_that_completes_meanwhile(stage: Stage) -> None:
+    """The task that is needed completes while another is made to wait for it: whoever comes second sees the first."""
+    (task,) = await stage.claim(stage.pool, 1)
+
+    async def wait_for_it(on: Any) -> list[int]:
+        async with on.transaction():
+            return await queue.enqueue(on, [NewTask(stage.run_id, "bare", after=(task.id,))])
+
+    done, (behind,), _ = await stage.both(lambda one: queue.settle(one, stage.claimer, [(task, "ok")]), wait_for_it)
+    assert done == {task.id}
+    assert await stage.pool.fetchval("select state from task where id = $1", behind) == "available"
+
+
+async def a_suspect_that_was_alone(stage: Stage) -> None:
+    """It ran in a child process, so it is not what killed the worker above it."""
+    await stage.pool.execute("update worker set isolates = true")
+    await stage.pool.execute("update task set crashes = 2")
+    (task,) = await queue.claim(stage.pool, stage.claimer, {"*": 1}, ["bare"], suspects=True)
+    await stage.spoil_the_lease()
+    async with stage.pool.acquire() as one:
+        assert await queue.rescue(one, 0) == {stage.claimer.id: 1}
+    row = await stage.pool.fetchrow("select state, crashes from task where id = $1", task.id)
+    assert tuple(row) == ("available", 2)
+
+
 SCENES: dict[str, Callable[[Stage], Awaitable[None]]] = {
     scene.__name__: scene
     for scene in (
         two_claims_at_once, two_settles_at_once, a_claim_while_its_worker_is_buried, a_beat_while_its_worker_is_buried,
         two_burials_at_once, two_advances_at_once, a_wrong_nonce, a_released_task_gets_another_token,
         a_suspicion_is_forgotten, the_attempts_are_spent,
+        two_claims_of_one_lock_at_once, two_claims_of_a_limited_pool, a_breaker_that_is_open,
+        a_need_that_completes_meanwhile, a_suspect_that_was_alone,
     )
 }  # fmt: skip
 

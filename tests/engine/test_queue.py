@@ -126,7 +126,7 @@ async def test_a_stale_worker_cannot_finish_over_a_fresh_claim(pool: Any, claime
     await pool.execute("update worker set lease_until = clock_timestamp() - interval '1 s' where id = $1", claimer.id)
     other = await register(pool)
     async with pool.acquire() as connection:
-        assert await queue.rescue(connection, other.id) == [claimer.id]
+        assert list(await queue.rescue(connection, other.id)) == [claimer.id]
     (fresh,) = await claim(pool, other)
     assert fresh.id == stale.id
     assert fresh.fence > stale.fence
@@ -220,13 +220,13 @@ async def test_rescued_tasks_go_in_front_of_everything(pool: Any, claimer: Claim
 async def test_nobody_buries_himself(pool: Any, claimer: Claimer) -> None:
     await pool.execute("update worker set lease_until = clock_timestamp() - interval '1 s' where id = $1", claimer.id)
     async with pool.acquire() as connection:
-        assert await queue.rescue(connection, claimer.id) == []
+        assert await queue.rescue(connection, claimer.id) == {}
 
 
 async def test_a_lease_absurdly_far_in_the_future_counts_as_over(pool: Any, claimer: Claimer) -> None:
     await pool.execute("update worker set lease_until = clock_timestamp() + interval '1 day' where id = $1", claimer.id)
     async with pool.acquire() as connection:
-        assert await queue.rescue(connection, 0) == [claimer.id]
+        assert list(await queue.rescue(connection, 0)) == [claimer.id]
 
 
 async def test_two_rescuers_at_once_charge_one_crash(pool: Any, claimer: Claimer, enqueue: Enqueue) -> None:
@@ -268,7 +268,7 @@ async def test_a_claim_that_commits_while_its_worker_is_being_buried_is_rescued(
             await until_blocked(pool)
             await transaction.commit()
             await marking
-        assert await queue.rescue(burying, other.id) == [claimer.id]
+        assert list(await queue.rescue(burying, other.id)) == [claimer.id]
     assert await state_of(pool, task.id) == "available"
 
 
@@ -284,7 +284,7 @@ async def test_cancelling_takes_the_token_of_running_tasks(
     await enqueue({}, {})
     (task,) = await claim(pool, claimer, 1)
     async with pool.acquire() as connection, connection.transaction():
-        assert len(await queue.cancel_tasks(connection, bare_run)) == 2
+        assert len(await queue.cancel(connection, run_id=bare_run)) == 2
     assert await queue.settle(pool, claimer, [(task, "ok")]) == set()
     assert await pool.fetchval("select count(*) from task where state = 'cancelled'") == 2
 
@@ -332,10 +332,10 @@ async def test_a_worker_on_this_machine_whose_process_has_ended_is_buried_at_onc
         processes.started(process.pid),
     )  # fmt: skip
     async with pool.acquire() as connection:
-        assert await queue.rescue(connection, 0) == []
+        assert await queue.rescue(connection, 0) == {}
         process.kill()
         await process.wait()
-        assert await queue.rescue(connection, 0) == [claimer.id]
+        assert list(await queue.rescue(connection, 0)) == [claimer.id]
     assert await pool.fetchval("select cause from worker") == "its process ended"
     assert await pool.fetchval("select crashes from task") == 1
 
@@ -343,7 +343,7 @@ async def test_a_worker_on_this_machine_whose_process_has_ended_is_buried_at_onc
 async def test_another_process_that_has_got_the_same_pid_is_not_the_worker(pool: Any, claimer: Claimer) -> None:
     await pool.execute("update worker set boot_id = $1, pid = $2, pid_started = 1", processes.machine(), os.getpid())
     async with pool.acquire() as connection:
-        assert await queue.rescue(connection, 0) == [claimer.id]
+        assert list(await queue.rescue(connection, 0)) == [claimer.id]
 
 
 async def test_a_suspect_in_a_child_process_is_not_charged_for_the_death_of_its_worker(
@@ -351,7 +351,7 @@ async def test_a_suspect_in_a_child_process_is_not_charged_for_the_death_of_its_
 ) -> None:
     await enqueue({}, {})
     await pool.execute("update task set crashes = 2 where id = (select min(id) from task)")
-    await pool.execute(queue.SQL["isolates"], claimer.id)
+    await pool.execute("update worker set isolates = true where id = $1", claimer.id)
     await claim(pool, claimer, suspects=True)
     await claim(pool, claimer)
     await pool.execute("update worker set lease_until = clock_timestamp() - interval '1 s' where id = $1", claimer.id)

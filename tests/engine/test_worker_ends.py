@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 
 from gristmill.engine import queue
+from gristmill.engine.metrics import LoggingMetrics
 from gristmill.engine.queue import Claimer, Failure
 from gristmill.engine.settling import Settler
 from gristmill.engine.worker import Outcome
@@ -182,7 +183,7 @@ async def test_results_are_not_failed_because_a_statement_took_too_long(
     await enqueue({})
     (task,) = await claim(pool, claimer)
     settled = asyncio.Event()
-    settler = Settler(pool, claimer, Slow(), 10, settled.set)
+    settler = Settler(pool, claimer, Slow(), 10, LoggingMetrics(), settled.set)
     settling = asyncio.create_task(settler.run())
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute("lock table done in exclusive mode")
@@ -190,7 +191,7 @@ async def test_results_are_not_failed_because_a_statement_took_too_long(
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(settled.wait(), 1.0)
     await asyncio.wait_for(settled.wait(), 10)
-    await settler.finish(settling)
+    await settler.finish(settling, 10.0)
     assert await state_of(pool, task.id) == "completed"
 
 

@@ -6,6 +6,8 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
+import time
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,6 +23,16 @@ class Wish(BaseModel):
 
 class Said(BaseModel):
     text: str
+
+
+class Anything(BaseModel):
+    value: Any = None
+    number: float = 0.0
+
+
+def anything(name: str) -> Anything:
+    value = poisonous(name)
+    return Anything(number=value) if isinstance(value, float) else Anything(value=value)
 
 
 class Flaky(TransientError):
@@ -39,7 +51,7 @@ async def rough(wish: Wish, ctx: Context) -> list[Said]:
         case "exit":
             sys.exit(0)
         case "huge":
-            return [Said(text="x" * 1024 * 1024) for _ in range(70)]
+            return [Said(text="x" * 900_000) for _ in range(80)]
         case "print":
             print("not a message")
             os.write(1, b'{"result": []}\n')
@@ -47,6 +59,7 @@ async def rough(wish: Wish, ctx: Context) -> list[Said]:
         case "chatter":
             sys.stderr.write(wish.more)
             sys.stderr.flush()
+            return [Said(text=f"{len(wish.more)} said")]
         case "read":
             return [
                 Said(
@@ -74,6 +87,59 @@ async def rough(wish: Wish, ctx: Context) -> list[Said]:
         case "raise":
             raise ValueError(wish.more)
     return [Said(text=wish.more)]
+
+
+@operator("rough_plain", isolate=True, memory=256 * 2**20, cpu=30)
+def plain(wish: Wish, ctx: Context) -> Said:
+    """A function that blocks, and that takes as much memory as it is told to."""
+    time.sleep(0.1)
+    return Said(text=f"{os.getpid()} {len(bytearray(int(wish.more or 0)))}")
+
+
+@operator("rough_thread")
+def in_a_thread(wish: Wish) -> Said:
+    match wish.do:
+        case "sleep":
+            time.sleep(float(wish.more))
+        case "exit":
+            sys.exit(3)
+    return Said(text=threading.current_thread().name)
+
+
+@operator("rough_panic")
+async def panic(wish: Wish) -> Said:
+    class Panic(BaseException):
+        """What a native extension raises when it panics."""
+
+    raise Panic("index out of bounds")
+
+
+@operator("rough_poison")
+async def poison(wish: Wish) -> Anything:
+    return anything(wish.do)
+
+
+@operator("rough_poison_isolated", isolate=True)
+def poison_isolated(wish: Wish) -> Anything:
+    return anything(wish.do)
+
+
+@operator("rough_poison_thread")
+def poison_thread(wish: Wish) -> Anything:
+    return anything(wish.do)
+
+
+def poisonous(name: str) -> Any:
+    """Values that have brought queues down."""
+    if name == "deep":
+        value: Any = "bottom"
+        for _ in range(3000):
+            value = [value]
+        return value
+    return {
+        "nul": "a\0b", "half": "a\ud800b", "nan": float("nan"), "infinite": float("inf"), "digits": 10**5000,
+        "large": "x" * 50 * 2**20, "object": object(), "fine": "fine",
+    }[name]  # fmt: skip
 
 
 def _link(fd: str) -> str:

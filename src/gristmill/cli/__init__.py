@@ -17,9 +17,16 @@ COMMANDS = {
     "why": ("why", "Why something waits or failed, or where a row came from."),
     "retry": ("retry", "Try everything that failed once more."),
     "stop": ("stop", "Pause a run, or cancel it."),
+    "pause": ("pause:pause", "Let nothing more of a run, or of one input, begin."),
+    "resume": ("pause:resume", "Go on after a pause."),
+    "cancel": ("pause:cancel", "End a run, or one input of it, for good."),
     "export": ("export", "Write a run's dataset to a file."),
     "worker": ("worker", "Run one worker process until it is told to stop."),
+    "schedule": ("schedule", "Start runs at certain times, each tick exactly once."),
+    "locks": ("locks", "Who holds a lock and since when, and taking it away."),
+    "metrics": ("metrics", "Print the numbers of all workers in Prometheus form, or serve them."),
     "doctor": ("doctor", "Check database, models, disk and settings, and say what to do."),
+    "hooks": ("hooks", "Tell somebody when something happens: webhook, e-mail, task."),
     "db": ("database", "The database: status, url, psql, migrate, stop."),
 }
 
@@ -43,7 +50,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"gristmill.cli.{COMMANDS[name][0]}").command
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"gristmill.cli.{module}"), attribute or "command")
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:

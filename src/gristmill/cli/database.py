@@ -13,7 +13,7 @@ from gristmill.cli.options import print_json
 
 @click.group(name="db")
 def command() -> None:
-    """The database: status, url, psql, migrate, stop."""
+    """The database: status, url, psql, migrate, prune, stop."""
 
 
 @command.command()
@@ -95,6 +95,35 @@ async def _migrate(home: Path | None) -> int:
 
     async with options.open_app(home, workers=0) as app:
         click.echo(f"schema version {await schema_version(app.pool)}")
+    return 0
+
+
+@command.command()
+@click.option("--dry-run", is_flag=True, help="Only count what would go.")
+@options.home
+@options.as_json
+def prune(dry_run: bool, home: Path | None, as_json: bool) -> None:
+    """Moves what has ended into the history now, and drops what is older than keep_history."""
+    options.call(_prune(home, dry_run, as_json))
+
+
+async def _prune(home: Path | None, dry_run: bool, as_json: bool) -> int:
+    from gristmill.engine import history
+
+    async with options.open_app(home, workers=0) as app, app.pool.acquire() as connection:
+        act = history.count_due if dry_run else history.prune
+        moved = await act(connection, app.settings.keep_finished, app.settings.keep_history)
+    document = {
+        "tasks_to_history": moved.tasks, "events_to_history": moved.events, "tasks_forgotten": moved.forgotten,
+        "results_forgotten": moved.results, "partitions_dropped": moved.dropped,
+    }  # fmt: skip
+    if as_json:
+        print_json("prune", dry_run=dry_run, **document)
+        return 0
+    if dry_run:
+        click.echo("nothing was changed; this would be done:")
+    for name, value in document.items():
+        click.echo(f"{name.replace('_', ' '):<20} {', '.join(value) or 0 if isinstance(value, list) else value}")
     return 0
 
 

@@ -13,6 +13,7 @@ from gristmill.cli.options import say
 @click.command(name="retry")
 @click.argument("run", required=False)
 @click.option("--cause", help="Only failures of this cause (the first digits are enough; `why` lists them).")
+@click.option("--item", metavar="NAME", help="Only this input: it begins anew, and uses all of it that was finished.")
 @click.option("--workers", type=click.IntRange(1, 10), help="Worker processes (default: 2).")
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Where the dataset goes.")
 @click.option("--format", "-f", "format_", help="Format of the dataset.")
@@ -20,15 +21,15 @@ from gristmill.cli.options import say
 @options.home
 @options.as_json
 def command(
-    run: str | None, cause: str | None, workers: int | None, out: Path | None, format_: str | None, quiet: bool,
-    home: Path | None, as_json: bool,
+    run: str | None, cause: str | None, item: str | None, workers: int | None, out: Path | None,
+    format_: str | None, quiet: bool, home: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Tries everything in RUN (default: the last one) that failed once more; inputs are looked at again."""
-    options.call(_retry(home, run, cause, workers, out, format_, quiet or as_json, as_json))
+    options.call(_retry(home, run, cause, item, workers, out, format_, quiet or as_json, as_json))
 
 
 async def _retry(
-    home: Path | None, name: str | None, cause: str | None, workers: int | None, out: Path | None,
+    home: Path | None, name: str | None, cause: str | None, item: str | None, workers: int | None, out: Path | None,
     format_: str | None, quiet: bool, as_json: bool,
 ) -> int:  # fmt: skip
     from gristmill.cli.run import finish, interruptible
@@ -47,8 +48,8 @@ async def _retry(
                     hint=f"gristmill why {run.name}",
                 )  # fmt: skip
             full = found[0]
-        again = await run.retry(full)
+        again = await run.retry(full, item=item)
         if not as_json:
-            say(f"{again} failed pieces of {run.name} begin anew")
+            say(f"{again} {'inputs' if item else 'failed pieces'} of {run.name} begin anew")
         await app.start_crew()
         return await finish(run, stop, out, format_, quiet=quiet, as_json=as_json)

@@ -1,4 +1,4 @@
-"""gristmill stop: pause a run, or cancel it."""
+"""gristmill stop: pause a run, or cancel it. The same as `gristmill pause` and `gristmill cancel`."""
 
 from __future__ import annotations
 

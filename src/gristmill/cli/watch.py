@@ -29,6 +29,7 @@ def command(run: str | None, once: bool, list_runs: bool, home: Path | None, as_
 async def _watch(home: Path | None, name: str | None, once: bool, as_json: bool) -> int:
     from gristmill.cli.progress import Rates, follow, plain_line
     from gristmill.cli.run import _step_json
+    from gristmill.cli.why import show_held
     from gristmill.db.statements import statements
 
     async with options.open_app(home, workers=0) as app:
@@ -51,8 +52,7 @@ async def _watch(home: Path | None, name: str | None, once: bool, as_json: bool)
         )  # fmt: skip
         return 0
     click.echo(plain_line(progress, Rates()))
-    for step, reason, count in held:
-        click.echo(f"  {count:>8,} {step:<10} held by: {reason}")
+    show_held(held)
     for w in workers:
         click.echo(f"  worker {w['name']} (pid {w['pid']}): {w['state']}" + (f", {w['cause']}" if w["cause"] else ""))
     return 0

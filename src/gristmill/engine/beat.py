@@ -4,7 +4,7 @@ It talks with its worker in lines of text over its standard input and output:
 
     worker -> beat   first line: settings as JSON; then `pong` for every `ping`
     beat -> worker   `ready`, `ping`, `lapsed` / `renewed` (our own view of the lease), `fenced`, `draining`, `wake` (a
-                     rescue), `hint` (somebody has enqueued something)
+                     rescue), `hint` (somebody has enqueued something), `look` (somebody has cancelled something)
 
 Neither outlives the other: the kernel kills this process with its worker (PDEATHSIG, and the pipe's end), and it kills
 a worker that does not answer pings, or that was buried. Why two processes: docs/decisions/0004-worker-shape.md.
@@ -27,8 +27,9 @@ import asyncpg
 
 from gristmill.db.database import RECONNECT, connect, reconnecting
 from gristmill.db.statements import statements
+from gristmill.engine.metrics import DatabaseMetrics
 from gristmill.engine.queue import LOCK_CLASS, WAKE_CHANNEL
-from gristmill.engine.upkeep import keep_up
+from gristmill.engine.upkeep import Housekeeping
 from gristmill.errors import DatabaseProblem
 
 SQL = statements("queue")
@@ -45,8 +46,11 @@ class Beat:
         self.lease: float = settings["lease"]
         self.every: float = settings["beat"]
         self.stall_after: float = settings["stall_after"]
-        self.probe: float = settings["probe"]
-        self.confirm: float = settings["confirm"]
+        self.housekeeping = Housekeeping(
+            self.worker_id, probe=settings["probe"], confirm=settings["confirm"], metrics=DatabaseMetrics(),
+            grace=max(2 * self.every, settings["confirm"] + 2.0), on_rescue=lambda: _say("wake"),
+            keep_finished=settings["keep_finished"], keep_history=settings["keep_history"],
+        )  # fmt: skip
         self.parent = parent
         self.pong_at = time.monotonic()
         self.margin = _boottime() + self.lease - 1.0
@@ -84,7 +88,7 @@ class Beat:
         try:
             await connection.execute("select pg_advisory_lock($1, $2)", LOCK_CLASS, _lock_key(self.worker_id))
             await connection.execute(SQL["announce_lock"], self.worker_id, self.nonce, True)
-            await connection.add_listener(WAKE_CHANNEL, lambda *_: _say("hint"))
+            await connection.add_listener(WAKE_CHANNEL, _told)
             _say("ready")
             while True:
                 await asyncio.sleep(5)
@@ -113,9 +117,7 @@ class Beat:
     async def _upkeep(self) -> None:
         connection = await connect(self.url, application_name=f"gristmill:upkeep:{self.worker_id}")
         try:
-            await keep_up(
-                connection, self.worker_id, probe=self.probe, confirm=self.confirm, on_rescue=lambda: _say("wake")
-            )
+            await self.housekeeping.run(connection)
         finally:
             connection.terminate()
 
@@ -142,6 +144,10 @@ class Beat:
         if os.getppid() == self.parent:
             os.kill(self.parent, signal.SIGKILL)
         os._exit(3)
+
+
+def _told(_connection: Any, _pid: int, _channel: str, what: object) -> None:
+    _say("look" if what == "cancel" else "hint")
 
 
 def _lock_key(worker_id: int) -> int:

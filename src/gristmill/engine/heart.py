@@ -27,7 +27,8 @@ class Heart:
         self._config = {
             "url": url, "worker_id": claimer.id, "nonce": str(claimer.nonce), "lease": settings.lease,
             "beat": settings.beat, "stall_after": settings.stall_after, "probe": settings.probe,
-            "confirm": settings.confirm, "pid": os.getpid(),
+            "confirm": settings.confirm, "pid": os.getpid(), "keep_finished": settings.keep_finished,
+            "keep_history": settings.keep_history,
         }  # fmt: skip
         self._worker = worker
         self._ready = asyncio.Event()
@@ -84,10 +85,14 @@ class Heart:
                 self._worker.wake()
             elif word == "wake":
                 self._worker.wake(rescan=True)
+            elif word == "look":
+                self._worker.look()
             elif word == "draining":
                 self._worker.stop()
             elif word in ("lapsed", "renewed"):
                 self._worker.lease_lapsed = word == "lapsed"
+                if word == "lapsed":
+                    self._worker.metrics.incr("worker_lapsed")
                 self._worker.wake()
                 log.warning("the lease is %s", word)
         if not self.leaving:

@@ -2,156 +2,173 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import asyncpg
 
 from gristmill.db.statements import statements
-from gristmill.engine import processes
+from gristmill.engine import processes, tracing
+from gristmill.engine.state import AVAILABLE, FAILED, QUARANTINED, RUNNING, WAITING
+from gristmill.engine.task import Claimer as Claimer
+from gristmill.engine.task import Failure as Failure
+from gristmill.engine.task import NewTask as NewTask
+from gristmill.engine.task import Task as Task
+from gristmill.engine.task import clean_text, grouped
+from gristmill.errors import UsageError
 
 SQL = statements("queue")
 WAKE_CHANNEL = "gristmill_wake"
 LONGEST_DELAY = 86_400.0  # seconds; what asks for more, or for nonsense, is tried again the next day
 LOCK_CLASS = 0x6772_6973  # first key of the advisory lock that a worker's liveness session holds; second key: worker id
+LOST = "what it waited for was lost"  # why a task was cancelled that needed another one
+MOST_ROUNDS = 100_000  # of a cancel, 10,000 tasks each
+
+Connection: TypeAlias = "asyncpg.Connection[Any]"
 
 
-@dataclass(frozen=True, slots=True)
-class NewTask:
-    """A task to enqueue. `payload` is JSON text of at most 256 KiB; `delay` is in seconds; lower `priority` first."""
+async def enqueue(connection: Connection, tasks: Sequence[NewTask]) -> list[int]:
+    """Makes tasks inside the caller's transaction and returns their ids, in the same order.
 
-    run_id: int
-    kind: str
-    pool: str = "*"
-    payload: str = "{}"
-    item_id: int | None = None
-    step: int = 0
-    delay: float = 0.0
-    max_attempts: int = 5
-    max_crashes: int = 3
-    priority: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A claimed task. `token` is the right to finish it; `fence` grows with every claim of the whole database."""
-
-    id: int
-    run_id: int
-    item_id: int | None
-    step: int
-    kind: str
-    pool: str
-    seq: int
-    payload: str
-    attempt: int
-    failures: int
-    crashes: int
-    token: uuid.UUID
-    fence: int
+    A task whose key its run already has is not made again: the id is that of the first. Raises `UsageError` U400 for a
+    task that no queue should take, U401 when it is to wait for a task that does not exist.
+    """
+    for task in tasks:
+        task.check()
+    ids = [0] * len(tasks)
+    trace = tracing.current()
+    for alike, places in grouped(tasks).items():
+        group = [tasks[place] for place in places]
+        keyed = [task.key for task in group if task.key is not None]
+        rows = await connection.fetch(
+            SQL["enqueue"], [task.payload for task in group], _or_none([task.item_id for task in group]),
+            _or_none([task.key for task in group]), _or_none([task.lock for task in group]),
+            _or_none([task.trace or trace for task in group]), *alike,
+        )  # fmt: skip
+        made = iter([row["id"] for row in rows if row["key"] is None])
+        by_key = {row["key"]: row["id"] for row in rows}
+        if len(rows) < len(group):
+            by_key |= {row["key"]: row["id"] for row in await connection.fetch(SQL["with_keys"], alike[0], keyed)}
+        for place, task in zip(places, group, strict=True):
+            ids[place] = next(made) if task.key is None else by_key[task.key]
+        if group[0].after:
+            new = {row["id"] for row in rows}
+            await _depend(connection, {ids[at]: tasks[at].after for at in places if ids[at] in new})
+    return ids
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an attempt failed. `retry` False gives up at once; `backoff` and `longest` are seconds."""
-
-    code: str
-    error: str
-    message: str
-    retry: bool
-    backoff: float = 1.0
-    longest: float = 300.0
-
-    @property
-    def cause(self) -> bytes:
-        """Failures with the same cause differ in numbers, quoted values and paths only (32 bytes)."""
-        plain = re.sub(r"""\d+|"[^"]*"|'[^']*'|\S*/\S*""", "#", clean_text(self.message))
-        return hashlib.sha256(f"{self.code}:{self.error}:{plain[:500]}".encode()).digest()
+def _or_none(values: list[Any]) -> list[Any] | None:
+    """Nothing at all instead of a list of nothings: it is not sent, and reads as nulls."""
+    return values if any(value is not None for value in values) else None
 
 
-def clean_text(text: str, limit: int = 8000) -> str:
-    """Text that PostgreSQL takes: no NUL, no lone surrogate, bounded."""
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")[:limit]
+async def _depend(connection: Connection, after: dict[int, tuple[int, ...]]) -> None:
+    needs = {number for numbers in after.values() for number in numbers}
+    states = {row["id"]: row["state"] for row in await connection.fetch(SQL["need"], list(needs))}
+    unknown = needs - set(states)
+    if unknown:
+        raise UsageError(f"there is no task {min(unknown)} to wait for", code="U401", safe="nothing was enqueued")
+    lost = {number for number, state in states.items() if state in ("failed", "quarantined", "cancelled")}
+    edges = [(task, need) for task, numbers in after.items() for need in numbers if states[need] != "completed"]
+    await connection.execute(
+        SQL["depend"], [task for task, _ in edges], [need for _, need in edges], [int(n in lost) for _, n in edges]
+    )
+    waiting = {task for task, _ in edges}
+    free = [task for task in after if task not in waiting]
+    if free:
+        await connection.fetch(SQL["unblock"], free)
 
 
-async def enqueue(connection: asyncpg.Connection[Any], tasks: Sequence[NewTask]) -> list[int]:
-    """Makes tasks inside the caller's transaction and returns their ids."""
-    if not tasks:
-        return []
-    rows = await connection.fetch(
-        SQL["enqueue"],
-        [t.run_id for t in tasks], [t.item_id for t in tasks], [t.step for t in tasks], [t.kind for t in tasks],
-        [t.pool for t in tasks], [t.payload for t in tasks], [t.delay for t in tasks],
-        [t.max_attempts for t in tasks], [t.max_crashes for t in tasks], [t.priority for t in tasks],
-    )  # fmt: skip
-    return [row["id"] for row in rows]
-
-
-async def hint(connection: asyncpg.Connection[Any] | asyncpg.Pool[Any]) -> None:
+async def hint(connection: Connection | asyncpg.Pool[Any], what: str = "") -> None:
     """Tells idle workers to look now. Call it after the commit, never inside a transaction, and not for every task:
     commits that carry a NOTIFY wait for each other (reliability, E2). A lost hint costs at most a poll."""
-    await connection.execute(SQL["hint"])
+    await connection.execute(SQL["hint"], what)
 
 
-@dataclass(frozen=True, slots=True)
-class Claimer:
-    """Who claims: the id and the nonce of a live worker row."""
-
-    id: int
-    nonce: uuid.UUID
+async def limited_pools(connection: Connection | asyncpg.Pool[Any]) -> list[str]:
+    """Pools with a limit over the whole fleet: only a claim with `limited` inside of a transaction takes from them."""
+    return [row["name"] for row in await connection.fetch(SQL["pools"])]
 
 
 async def claim(
-    connection: asyncpg.Connection[Any], claimer: Claimer, wanted: dict[str, int], kinds: Sequence[str],
-    *, low: dict[str, int] | None = None, suspects: bool = False, token: uuid.UUID | None = None,
+    connection: Connection | asyncpg.Pool[Any], claimer: Claimer, wanted: dict[str, int], kinds: Sequence[str],
+    *, low: dict[str, int] | None = None, suspects: bool = False, token: uuid.UUID | None = None, limited: bool = False,
+    locked: bool = False, most: int = 1000,
 ) -> list[Task]:  # fmt: skip
-    """Up to `wanted[pool]` tasks of each pool, in one round trip; nothing when the worker was buried.
+    """Up to `wanted[pool]` tasks of each pool and `most` in all, in one round trip; nothing when the worker was buried.
 
     `low` skips what lies below that place in the order (a watermark, see `docs/decisions/0001-engine-tables.md`);
-    `suspects` asks for tasks that have died with their process twice, and only for those. Who wants to give back what
-    a claim took although its reply was lost names the `token` himself.
+    `suspects` asks for tasks that have died with their process twice, and only for those; `locked` for tasks that need
+    a lock, and only for those. `limited` takes from pools with a limit over the fleet too, and needs a transaction.
+    Who wants to give back what a claim took although its reply was lost names the `token` himself.
     """
     pools = list(wanted)
+    if limited:
+        await connection.execute(SQL["lock_pools"], pools)
     rows = await connection.fetch(
         SQL["claim"], claimer.id, claimer.nonce, pools, [wanted[pool] for pool in pools],
-        [(low or {}).get(pool, -1) for pool in pools], kinds, token or uuid.uuid4(), suspects,
+        [(low or {}).get(pool, -1) for pool in pools], kinds, token or uuid.uuid4(), suspects, limited, locked, most,
     )  # fmt: skip
     return [Task(*row) for row in rows]
 
 
-async def settle(
-    connection: asyncpg.Connection[Any], claimer: Claimer, finished: Sequence[tuple[Task, str]]
-) -> set[int]:
-    """Finishes tasks with their outcome names; returns the ids that this call finished. The rest were lost or done."""
-    finished = sorted(finished, key=lambda entry: entry[0].id)  # locks are taken in this order
-    rows = await connection.fetch(
-        SQL["settle"],
-        [task.id for task, _ in finished], [task.token for task, _ in finished],
-        [outcome for _, outcome in finished], claimer.id,
-    )  # fmt: skip
+async def still_held(connection: Connection | asyncpg.Pool[Any], tasks: Sequence[Task]) -> set[int]:
+    """Which of these claims still exist; the others were cancelled, taken back, or given to somebody else."""
+    rows = await connection.fetch(SQL["still_held"], [task.id for task in tasks], [task.token for task in tasks])
     return {row["id"] for row in rows}
 
 
-async def settled_by(connection: asyncpg.Connection[Any], tasks: Sequence[Task]) -> set[int]:
+async def settle(
+    connection: Connection, claimer: Claimer, finished: Sequence[tuple[Task, str]]
+) -> set[int]:  # fmt: skip
+    """Finishes tasks with their outcome names; returns the ids that this call finished. The rest were lost or done."""
+    finished = sorted(finished, key=lambda entry: entry[0].id)  # locks are taken in this order
+    told = [task.id for task, _ in finished if task.detail >= 2]
+    rows = await connection.fetch(
+        SQL["settle"],
+        [task.id for task, _ in finished], [task.token for task, _ in finished],
+        [outcome for _, outcome in finished], claimer.id, told or None,
+    )  # fmt: skip
+    needed = [row["id"] for row in rows if row["needed"]]
+    if needed:
+        waited = [row["id"] for row in await connection.fetch(SQL["meet"], needed)]
+        await connection.fetch(SQL["unblock"], waited)
+    return {row["id"] for row in rows}
+
+
+async def settled_by(connection: Connection | asyncpg.Pool[Any], tasks: Sequence[Task]) -> set[int]:
     """Which of these very claims are on record as completed: our own commit whose reply was lost."""
     rows = await connection.fetch(SQL["settled_by"], [task.id for task in tasks], [task.token for task in tasks])
     return {row["task_id"] for row in rows}
 
 
-async def fail(connection: asyncpg.Connection[Any], claimer: Claimer, task: Task, failure: Failure) -> str | None:
-    """Charges a failure; returns the state that follows, or None when the lease was lost."""
-    state: str | None = await connection.fetchval(
+async def fail(connection: Connection, claimer: Claimer, task: Task, failure: Failure) -> str | None:
+    """Charges a failure, inside a transaction; returns the state that follows, or None when the lease was lost."""
+    row = await connection.fetchrow(
         SQL["fail"], task.id, task.token, claimer.id, failure.retry, failure.backoff, failure.longest,
         failure.code, failure.error, clean_text(failure.message), failure.cause,
     )  # fmt: skip
-    return state
+    return await _ended(connection, row)
 
 
-async def release(connection: asyncpg.Connection[Any], back: Sequence[tuple[Task, float, str]]) -> set[int]:
+async def crash(
+    connection: Connection, claimer: Claimer, task: Task, story: str, code: str = "T500", error: str = "Crash"
+) -> str | None:
+    """Charges a crash of the child process that ran this task alone, inside a transaction; returns the next state."""
+    row = await connection.fetchrow(SQL["crash"], task.id, task.token, claimer.id, clean_text(story), code, error)
+    return await _ended(connection, row)
+
+
+async def _ended(connection: Connection, row: asyncpg.Record | None) -> str | None:
+    if row is None:
+        return None
+    if row["needed"] and row["state"] != AVAILABLE:
+        await connection.execute(SQL["lose"], [row["id"]])
+    return str(row["state"])
+
+
+async def release(connection: Connection | asyncpg.Pool[Any], back: Sequence[tuple[Task, float, str]]) -> set[int]:
     """Gives tasks back without charging anything: (task, delay in seconds, reason). Returns the ids it gave back."""
     back = sorted(back, key=lambda entry: entry[0].id)
     rows = await connection.fetch(
@@ -162,8 +179,14 @@ async def release(connection: asyncpg.Connection[Any], back: Sequence[tuple[Task
     return {row["id"] for row in rows}
 
 
+async def take_back(connection: Connection | asyncpg.Pool[Any], task_id: int, token: uuid.UUID, reason: str) -> bool:
+    """Takes a claim away from whoever holds it, uncharged; False when that claim is over already."""
+    rows = await connection.fetch(SQL["release"], [task_id], [token], [0.0], [clean_text(reason, 200)])
+    return bool(rows)
+
+
 async def give_back(
-    connection: asyncpg.Connection[Any], claimer: Claimer, reason: str, tokens: Sequence[uuid.UUID] | None = None
+    connection: Connection, claimer: Claimer, reason: str, tokens: Sequence[uuid.UUID] | None = None
 ) -> list[int]:
     """Puts back, uncharged, what a worker holds under these tokens, or all that it holds; returns the ids.
 
@@ -173,24 +196,21 @@ async def give_back(
     return [row["id"] for row in await connection.fetch(SQL["give_back"], claimer.id, tokens, reason)]
 
 
-async def crash(connection: asyncpg.Connection[Any], claimer: Claimer, task: Task, story: str) -> str | None:
-    """Charges a crash of the child process that ran this task alone; returns the state that follows."""
-    state: str | None = await connection.fetchval(SQL["crash"], task.id, task.token, claimer.id, clean_text(story))
-    return state
-
-
-async def rescue(connection: asyncpg.Connection[Any], my_id: int, confirm: float = 0.5) -> list[int]:
-    """Buries dead workers and puts their tasks in front of the queue; returns the ids of the buried.
+async def rescue(
+    connection: Connection, my_id: int, confirm: float = 0.5, *, certain_only: bool = False
+) -> dict[int, int]:
+    """Buries dead workers and puts their tasks in front of the queue; returns their ids, and how many tasks of each.
 
     Three ways to know: the process is on this machine and has ended (certain, at once); its liveness lock has vanished
     (believed when seen twice, `confirm` seconds apart); its lease is over. A worker whose lock is still held, but whose
-    lease is over, is stalled: it loses its tasks and no crash is charged.
+    lease is over, is stalled: it loses its tasks and no crash is charged. With `certain_only` the first alone counts:
+    who was cut off from the database himself a moment ago is no judge of others.
     """
-    buried = []
+    buried: dict[int, int] = {}
     machine = processes.machine()
     for row in await connection.fetch(SQL["suspects"], LOCK_CLASS, my_id, confirm, machine or "?"):
         ended = row["near"] and processes.ended(row["pid"], row["pid_started"])
-        if not (ended or row["gone"] or row["expired"]):
+        if not ended and (certain_only or not (row["gone"] or row["expired"])):
             continue
         cause = "its process ended" if ended or row["gone"] else "its lease ran out"
         async with connection.transaction():
@@ -198,38 +218,90 @@ async def rescue(connection: asyncpg.Connection[Any], my_id: int, confirm: float
             if marked is None:
                 continue
             charged = ended or not (row["expired"] and row["locked"])
-            await connection.fetch(SQL["rescue"], row["id"], charged, cause)
-            buried.append(marked)
+            rows = await connection.fetch(SQL["rescue"], row["id"], charged, cause)
+            lost = [task["id"] for task in rows if task["needed"] and task["state"] == QUARANTINED]
+            if lost:
+                await connection.execute(SQL["lose"], lost)
+            buried[marked] = len(rows)
     return buried
 
 
-async def reopen(connection: asyncpg.Connection[Any], run_id: int, cause: bytes | None = None) -> list[int]:
-    """Failed and quarantined tasks of a run begin anew; returns their ids.
+async def reopen(connection: Connection, run_id: int, cause: bytes | None = None) -> list[int]:
+    """Failed and quarantined tasks of a run begin anew, and what was cancelled because it needed them; returns the ids.
 
     Broken barriers are among the ids; they are made again when the run's next epoch comes to them.
     """
-    return [row["id"] for row in await connection.fetch(SQL["reopen"], run_id, cause)]
+    ids = [row["id"] for row in await connection.fetch(SQL["reopen"], run_id, cause)]
+    again = ids
+    while again:
+        waiting = [row["task_id"] for row in await connection.fetch(SQL["find_again"], again)]
+        again = [row["id"] for row in await connection.fetch(SQL["revive"], waiting, LOST)] if waiting else []
+    return ids
 
 
-async def cancel_tasks(connection: asyncpg.Connection[Any], run_id: int) -> list[int]:
-    """Cancels everything that is open in a run, running tasks too; returns the ids."""
-    return await _until_none(connection, "left_to_cancel", "cancel_tasks", run_id)
+async def cancel(
+    connection: Connection, *, run_id: int | None = None, item_ids: Iterable[int] | None = None,
+    task_ids: Iterable[int] | None = None, broken: bool = False, reason: str | None = None,
+) -> list[int]:  # fmt: skip
+    """Cancels what is open of a run, of items (`broken`: also what has failed of them) or of tasks; returns the ids.
 
-
-async def withdraw(connection: asyncpg.Connection[Any], item_ids: Sequence[int]) -> list[int]:
-    """Cancels what is open and what has failed of inputs that no longer count; returns the ids."""
-    return await _until_none(connection, "left_to_withdraw", "withdraw", list(item_ids))
-
-
-async def replace(connection: asyncpg.Connection[Any], run_id: int, step: int) -> list[int]:
-    """Takes the failures of a barrier off the list because it begins anew; returns the ids."""
-    return [row["id"] for row in await connection.fetch(SQL["replace"], run_id, step)]
-
-
-async def _until_none(connection: asyncpg.Connection[Any], left: str, sql: str, argument: Any) -> list[int]:
-    """Until nothing is left: a task that settles while we wait for its lock leaves followers behind, which only the
-    next statement's snapshot can see."""
+    Running tasks too: their token is taken away, and their worker ends them within a beat (sooner after a hint
+    "cancel"). Repeats until nothing is left: a task that settles while we wait for its lock leaves followers behind,
+    which only the next statement's snapshot can see.
+    """
+    if run_id is not None:
+        find: tuple[Any, ...] = (SQL["open_of_run"], run_id)
+    elif item_ids is not None:
+        find = (SQL["of_items"], list(item_ids), broken)
+    else:
+        find = (SQL["of_tasks"], list(task_ids or ()), broken)
+    states = [WAITING, AVAILABLE, RUNNING] + ([FAILED, QUARANTINED] if broken else [])
     found: list[int] = []
-    while await connection.fetchval(SQL[left], argument):
-        found += [row["id"] for row in await connection.fetch(SQL[sql], argument)]
+    for _ in range(MOST_ROUNDS):
+        ids = [row["id"] for row in await connection.fetch(*find)]
+        if not ids:
+            break
+        found += await _cancel(connection, ids, states, reason)
     return found
+
+
+async def _cancel(connection: Connection, ids: list[int], states: list[str], reason: str | None) -> list[int]:
+    rows = await connection.fetch(SQL["cancel"], ids, states, reason)
+    lost = [row["id"] for row in rows if row["needed"]]
+    if lost:
+        await connection.execute(SQL["lose"], lost)
+    return [row["id"] for row in rows]
+
+
+async def replace(connection: Connection, run_id: int, step: int) -> list[int]:
+    """Takes the failures of a barrier off the list because it begins anew; returns the ids."""
+    ids = [row["id"] for row in await connection.fetch(SQL["broken_of_step"], run_id, step)]
+    return await _cancel(connection, ids, [FAILED, QUARANTINED], None)
+
+
+async def abandon(connection: Connection) -> list[int]:
+    """A duty: cancels what waits for tasks that will never complete; returns the ids."""
+    async with connection.transaction():
+        ids = sorted({row["task_id"] for row in await connection.fetch(SQL["abandoned"])})
+        return await _cancel(connection, ids, [WAITING], LOST) if ids else []
+
+
+async def expire(connection: Connection) -> list[int]:
+    """A duty: fails what has not begun by its deadline; returns the ids."""
+    async with connection.transaction():
+        rows = await connection.fetch(SQL["expire"])
+        lost = [row["id"] for row in rows if row["needed"]]
+        if lost:
+            await connection.execute(SQL["lose"], lost)
+        return [row["id"] for row in rows]
+
+
+async def park(connection: Connection | asyncpg.Pool[Any], item_ids: Sequence[int] | None = None) -> list[int]:
+    """What could be claimed of these paused items waits; without ids a duty, for what slipped through. Returns ids."""
+    return [row["id"] for row in await connection.fetch(SQL["park"], item_ids)]
+
+
+async def unpark(connection: Connection, item_ids: Sequence[int]) -> list[int]:
+    """Inside a transaction: tasks of items that are paused no longer may be claimed, unless they wait for others."""
+    waiting = [row["id"] for row in await connection.fetch(SQL["parked"], list(item_ids))]
+    return [row["id"] for row in await connection.fetch(SQL["unblock"], waiting)]

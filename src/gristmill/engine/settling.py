@@ -5,71 +5,72 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from gristmill.db.database import RECONNECT, REPEAT, reconnecting
-from gristmill.engine import queue
+from gristmill.db.database import RECONNECT, REPEAT, reconnecting, transaction
+from gristmill.engine import items, queue
+from gristmill.engine.metrics import Metrics
+from gristmill.engine.performer import Outcome, Performer
 from gristmill.engine.queue import Claimer, Failure, Task
-
-if TYPE_CHECKING:
-    from gristmill.engine.worker import Outcome, Performer
 
 log = logging.getLogger("gristmill.worker")
 HINTS_EVERY = 0.05  # seconds
-Finished = list[tuple[Task, "Outcome"]]
+Finished = list[tuple[Task, Outcome]]
 
 
 class Settler:
     """Takes finished attempts and commits them. What gathers during one commit goes into the next."""
 
     def __init__(
-        self,
-        pool: asyncpg.Pool[Any],
-        claimer: Claimer,
-        performer: Performer,
-        batch: int,
+        self, pool: asyncpg.Pool[asyncpg.Record], claimer: Claimer, performer: Performer, batch: int, metrics: Metrics,
         on_settled: Callable[[], None],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.pool = pool
         self.claimer = claimer
         self.performer = performer
         self.batch = batch
+        self.metrics = metrics
         self.on_settled = on_settled
         self.lease_lost = 0
         self._hinting: asyncio.Task[None] | None = None
-        self._queue: asyncio.Queue[tuple[Task, Outcome] | None] = asyncio.Queue()
+        self._waiting: Finished = []
+        self._any = asyncio.Event()
+        self._last = False
 
     @property
     def backlog(self) -> int:
         """Attempts that have finished and are not committed yet."""
-        return self._queue.qsize()
+        return len(self._waiting)
 
     def put(self, task: Task, outcome: Outcome) -> None:
-        self._queue.put_nowait((task, outcome))
+        self._waiting.append((task, outcome))
+        self._any.set()
 
-    async def finish(self, settling: asyncio.Task[None]) -> None:
-        """Commits what is left and ends `run`."""
-        self._queue.put_nowait(None)
-        await settling
+    async def finish(self, settling: asyncio.Task[None], timeout: float) -> None:
+        """Commits what is left and ends `run`; gives up after `timeout` seconds: what is not settled runs again."""
+        self._last = True
+        self._any.set()
+        done, _ = await asyncio.wait((settling,), timeout=timeout)
+        if not done:
+            log.warning("%d results could not be committed in time; their tasks will run again", self.backlog)
+        elif (error := settling.exception()) is not None:
+            raise error
 
     async def run(self) -> None:
         """Until `finish`: takes what there is, at most a batch, and commits it."""
-        while (first := await self._queue.get()) is not None:
-            batch = [first]
-            last = False
-            while len(batch) < self.batch and not self._queue.empty():
-                entry = self._queue.get_nowait()
-                if entry is None:
-                    last = True
-                    break
-                batch.append(entry)
+        while True:
+            if not self._waiting:
+                if self._last:
+                    return
+                self._any.clear()
+                await self._any.wait()
+                continue
+            batch, self._waiting = self._waiting[: self.batch], self._waiting[self.batch :]
             await self._commit(batch)
             self.on_settled()
-            if last:
-                return
 
     async def _commit(self, batch: Finished) -> None:
         """Repeats until the database has answered; a body that it refuses is found by halving the batch."""
@@ -99,12 +100,20 @@ class Settler:
             done = await queue.settle(connection, self.claimer, [(task, outcome.name) for task, outcome in batch])
             finished = [entry for entry in batch if entry[0].id in done]
             following = await self.performer.save(connection, finished) if finished else ()
-            await queue.enqueue(connection, following)
+            if following:
+                await queue.enqueue(connection, following)
+            last = {task.item_id for task, _ in finished if task.item_id is not None}
+            last -= {new.item_id for new in following}
+            if last:  # nothing follows here: perhaps that was the last of it
+                await items.check_items(connection, [item for item in last if item is not None])
         if following:
             self._hint()
+        for kind, count in Counter(task.kind for task, _ in finished).items():
+            self.metrics.incr("step_completed", count, kind=kind)
         lost = len(batch) - len(done)
         if lost:
             self.lease_lost += lost
+            self.metrics.incr("lease_lost", lost, phase="complete")
             log.warning("%d results were dropped: their leases had been lost", lost)
 
     def _hint(self) -> None:
@@ -122,7 +131,9 @@ class Settler:
         failure = Failure("T600", type(error).__name__, f"its result cannot be saved: {error}", retry=False)
         async for _ in reconnecting():
             try:
-                await queue.fail(self.pool, self.claimer, task, failure)
+                async with transaction(self.pool) as connection:
+                    await queue.fail(connection, self.claimer, task, failure)
+                self.metrics.incr("step_failed", kind=task.kind)
                 return
             except (*RECONNECT, *REPEAT):
                 continue

@@ -19,6 +19,7 @@ OPEN: Final = frozenset({WAITING, AVAILABLE, RUNNING})
 TRANSITIONS: Final = frozenset(
     {
         ("enqueue", "", AVAILABLE),
+        ("enqueue", "", WAITING),
         ("claim", AVAILABLE, RUNNING),
         ("settle", RUNNING, COMPLETED),
         ("fail", RUNNING, AVAILABLE),
@@ -31,16 +32,16 @@ TRANSITIONS: Final = frozenset(
         ("rescue", RUNNING, QUARANTINED),
         ("reopen", FAILED, AVAILABLE),
         ("reopen", QUARANTINED, AVAILABLE),
-        ("cancel_tasks", WAITING, CANCELLED),
-        ("cancel_tasks", AVAILABLE, CANCELLED),
-        ("cancel_tasks", RUNNING, CANCELLED),
-        ("replace", FAILED, CANCELLED),
-        ("replace", QUARANTINED, CANCELLED),
-        ("withdraw", WAITING, CANCELLED),
-        ("withdraw", AVAILABLE, CANCELLED),
-        ("withdraw", RUNNING, CANCELLED),
-        ("withdraw", FAILED, CANCELLED),
-        ("withdraw", QUARANTINED, CANCELLED),
+        ("revive", CANCELLED, WAITING),
+        ("unblock", WAITING, AVAILABLE),
+        ("park", AVAILABLE, WAITING),
+        ("expire", WAITING, FAILED),
+        ("expire", AVAILABLE, FAILED),
+        ("cancel", WAITING, CANCELLED),
+        ("cancel", AVAILABLE, CANCELLED),
+        ("cancel", RUNNING, CANCELLED),
+        ("cancel", FAILED, CANCELLED),
+        ("cancel", QUARANTINED, CANCELLED),
     }
 )
 

@@ -9,62 +9,30 @@ import logging
 import os
 import platform
 import random
-import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import asyncpg
 
 from gristmill.db.database import RECONNECT, REPEAT, open_pool, reconnecting, transaction
 from gristmill.db.migrate import check_schema
 from gristmill.engine import processes, queue
+from gristmill.engine.attempts import MOST_LOST, Attempt, Attempts
+from gristmill.engine.claiming import Claims
 from gristmill.engine.heart import Heart
-from gristmill.engine.queue import Claimer, Failure, NewTask, Task
+from gristmill.engine.metrics import LoggingMetrics, Metrics, flushing
+from gristmill.engine.performer import ChildCrashed as ChildCrashed
+from gristmill.engine.performer import Outcome as Outcome
+from gristmill.engine.performer import Performer as Performer
+from gristmill.engine.queue import Claimer
 from gristmill.engine.settling import Settler
-from gristmill.errors import Busy, DatabaseProblem, GristmillError, InvalidOutput, TaskError, TransientError
+from gristmill.engine.threads import lost_threads
+from gristmill.errors import DatabaseProblem, UsageError
 from gristmill.version import __version__
 
 log = logging.getLogger("gristmill.worker")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What an attempt came to. `name` is "ok", "empty" or "reused"; `value` is the performer's own."""
-
-    name: str = "ok"
-    value: Any = None
-
-
-class Performer(Protocol):
-    """The one thing the engine asks of the rooms above it."""
-
-    @property
-    def kinds(self) -> Sequence[str]:
-        """Names of the operators that this process can run; it claims no others."""
-        ...
-
-    @property
-    def isolates(self) -> bool:
-        """Whether `alone` is heard: then a suspect is charged for the death of its child, not of its worker."""
-        ...
-
-    async def perform(self, task: Task, *, alone: bool = False) -> Outcome:
-        """Runs the task's operator. `alone` asks for a process of its own: the task has killed its process before."""
-        ...
-
-    async def save(
-        self, connection: asyncpg.Connection[Any], finished: Sequence[tuple[Task, Outcome]]
-    ) -> Sequence[NewTask]:
-        """Saves results inside the settling transaction and returns the tasks that follow."""
-        ...
-
-
-class ChildCrashed(TransientError):
-    """The process that ran this task alone has died; the message says how. Charged as a crash, not as a failure."""
-
-    code = "T500"
 
 
 @dataclass(frozen=True)
@@ -79,11 +47,22 @@ class WorkerSettings:
     stall_after: float = 10.0
     poll: float = 1.0
     shutdown: float = 30.0
-    backoff: float = 1.0
     settle_batch: int = 100
     suspect_slots: int = 2
     connections: int = 4
+    keep_finished: float = 86_400.0
+    keep_history: float = 90 * 86_400.0
     name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.pools or any(slots < 1 for slots in self.pools.values()):
+            raise UsageError(
+                f"pools {dict(self.pools)}: each pool needs at least one slot", hint='{"parse": 4, "*": 2}'
+            )
+        if not 0 < self.beat * 3 <= self.lease:
+            raise UsageError(
+                f"a lease of {self.lease} s is too short for a beat of {self.beat} s", hint="at least three beats"
+            )
 
 
 class Worker:
@@ -91,23 +70,19 @@ class Worker:
 
     def __init__(
         self, url: str, performer: Performer, settings: WorkerSettings | None = None, nonce: uuid.UUID | None = None,
-        revive: Callable[[], Awaitable[None]] | None = None,
+        revive: Callable[[], Awaitable[None]] | None = None, metrics: Metrics | None = None,
     ) -> None:  # fmt: skip
         self.url = url
         self.nonce = nonce or uuid.uuid4()
         self.revive = revive  # called when the database is away: an embedded server has to be started again
         self.performer = performer
         self.settings = settings or WorkerSettings()
+        self.metrics = metrics or LoggingMetrics()
         self.lease_lapsed = False
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._wake = asyncio.Event()
-        self._busy: dict[str, int] = dict.fromkeys(self.settings.pools, 0)
-        self._suspects = 0
-        self._running: dict[asyncio.Task[None], Task] = {}
-        self._unanswered: list[uuid.UUID] = []  # tokens of claims whose reply was lost: they may have been committed
-        self._low: dict[str, int] = {}
-        self._rescanned = 0.0
+        self._look = asyncio.Event()
         self._poll = 0.02
 
     async def run(self, pool: asyncpg.Pool[Any] | None = None) -> None:
@@ -118,26 +93,35 @@ class Worker:
         self.pool = pool or own
         assert self.pool is not None  # noqa: S101
         try:
-            await check_schema(self.pool)
-            self.claimer = await self._register(self.pool)
-            self.settler = Settler(self.pool, self.claimer, self.performer, self.settings.settle_batch, self._wake.set)
-            heart = Heart(self.url, self.claimer, self.settings, self)
-            settling = asyncio.create_task(self.settler.run())
-            settling.add_done_callback(lambda _: self._wake.set())
-            try:
-                await heart.start()
-                while not self._stopping.is_set() and not settling.done():
-                    await self._look_for_work(self.pool)
-                await self._drain(self.pool)
-                await self.settler.finish(settling)
-            finally:
-                settling.cancel()
-                heart.leaving = True
-                await self._leave(self.pool)
-                await heart.stop()
+            async with flushing(self.metrics, self.pool):
+                await self._run(self.pool)
         finally:
             if own is not None:
-                await own.close()
+                own.terminate() if self.lease_lapsed else await own.close()
+
+    async def _run(self, pool: asyncpg.Pool[Any]) -> None:
+        settings = self.settings
+        await check_schema(pool)
+        self.claimer = await self._register(pool)
+        self.claims = Claims(self.claimer, settings.pools, self.performer.kinds, settings.suspect_slots, self.metrics)
+        self.settler = Settler(pool, self.claimer, self.performer, settings.settle_batch, self.metrics, self._wake.set)
+        self.attempts = Attempts(self.claimer, self.performer, self.settler, self.metrics, self._ended)
+        heart = Heart(self.url, self.claimer, settings, self)
+        settling = asyncio.create_task(self.settler.run())
+        settling.add_done_callback(lambda _: self._wake.set())
+        looking = asyncio.create_task(self._look_after(pool))
+        try:
+            await heart.start()
+            while not self._stopping.is_set() and not settling.done():
+                await self._look_for_work(pool)
+            await self._drain(pool)
+            await self.settler.finish(settling, settings.shutdown)
+        finally:
+            settling.cancel()
+            looking.cancel()
+            heart.leaving = True
+            await self._leave(pool)
+            await heart.stop()
 
     @property
     def stopping(self) -> bool:
@@ -155,9 +139,13 @@ class Worker:
 
     def wake(self, *, rescan: bool = False) -> None:
         """Looks for work now instead of at the next poll; with `rescan` also below the watermark."""
-        if rescan:
-            self._rescanned = 0.0
+        if rescan and hasattr(self, "claims"):
+            self.claims.rescan()
         self._wake.set()
+
+    def look(self) -> None:
+        """Asks now, instead of at the next beat, whether the claims under way still exist."""
+        self._look.set()
 
     async def _register(self, pool: asyncpg.Pool[Any]) -> Claimer:
         host = platform.node() or "localhost"
@@ -165,136 +153,59 @@ class Worker:
         worker_id = await pool.fetchval(
             queue.SQL["register_worker"], self.nonce, name, host,
             processes.machine(), os.getpid(), processes.started(os.getpid()), json.dumps(dict(self.settings.pools)),
-            __version__, self.settings.lease,
+            __version__, self.settings.lease, list(self.performer.kinds), self.performer.isolates,
         )  # fmt: skip
-        if self.performer.isolates:
-            await pool.execute(queue.SQL["isolates"], worker_id)
+        self.metrics.incr("worker_started")
         return Claimer(worker_id, self.nonce)
 
     async def _look_for_work(self, pool: asyncpg.Pool[Any]) -> None:
         self._wake.clear()
+        claimed = []
         try:
-            if self._unanswered:
-                async with transaction(pool) as connection:
-                    await queue.give_back(connection, self.claimer, "the reply to its claim was lost", self._unanswered)
-                self._unanswered.clear()
-            claimed = await self._claim(pool)
+            if not self.lease_lapsed and self.settler.backlog <= 2 * self.settings.settle_batch:
+                claimed = await self.claims.ask(pool)
         except (*RECONNECT, *REPEAT) as error:
             await asyncio.sleep(random.uniform(0.02, 0.2))
             if not isinstance(error, REPEAT):
                 await self._wait_for_database(pool, error)
             return
+        for task, alone in claimed:
+            self.claims.taken(task, alone=alone)
+            self.attempts.start(task, alone=alone)
         self._poll = 0.02 if claimed else min(self.settings.poll, self._poll * 1.5)
         await self._pause(bool(claimed))
 
     async def _pause(self, claimed: bool) -> None:
         """Until a slot is free, something was settled or the poll is due; a short breath gathers slots into a claim."""
-        if self._free() and claimed:
+        free = self.claims.free()
+        if free and claimed:
             await asyncio.sleep(0)
             return
-        timeout = None if not self._free() else self._poll * random.uniform(0.8, 1.2)
+        timeout = None if not free else self._poll * random.uniform(0.8, 1.2)
         try:
             await asyncio.wait_for(self._wake.wait(), timeout)
             await asyncio.sleep(0.002)
         except TimeoutError:
             pass
 
-    def _free(self) -> dict[str, int]:
-        if self.lease_lapsed or self.settler.backlog > 2 * self.settings.settle_batch:
-            return {}
-        sizes = self.settings.pools
-        return {pool: sizes[pool] - busy for pool, busy in self._busy.items() if busy < sizes[pool]}
-
-    async def _claim(self, pool: asyncpg.Pool[Any]) -> list[Task]:
-        free = self._free()
-        if not free:
-            return []
-        rescan = time.monotonic() - self._rescanned > 1.0
-        if rescan:  # rows that were committed late, or put back with an earlier place, lie below the watermark
-            self._low.clear()
-            self._rescanned = time.monotonic()
-        tasks = await self._ask(pool, free, low=self._low)
-        for name in free:
-            places = [task.seq for task in tasks if task.pool == name]
-            if places:
-                self._low[name] = min(places) - 500
-            else:
-                self._low.pop(name, None)
-        for task in tasks:
-            self._start(task, alone=False)
-        if rescan and self._suspects < self.settings.suspect_slots:
-            lanes = dict.fromkeys(self.settings.pools, 1)
-            for task in await self._ask(pool, lanes, suspects=True):
-                self._start(task, alone=True)
-        return tasks
-
-    async def _ask(self, pool: asyncpg.Pool[Any], wanted: dict[str, int], **more: Any) -> list[Task]:
-        token = uuid.uuid4()
-        try:
-            return await queue.claim(pool, self.claimer, wanted, self.performer.kinds, token=token, **more)
-        except RECONNECT:
-            self._unanswered.append(token)
-            raise
-
-    def _start(self, task: Task, *, alone: bool) -> None:
-        if alone:
-            self._suspects += 1
-        else:
-            self._busy[task.pool] += 1
-        running = asyncio.create_task(self._perform(task, alone))
-        self._running[running] = task
-        running.add_done_callback(lambda done: self._ended(done, alone))
-
-    def _ended(self, done: asyncio.Task[None], alone: bool) -> None:
-        task = self._running.pop(done)
-        if alone:
-            self._suspects -= 1
-        else:
-            self._busy[task.pool] -= 1
+    def _ended(self, attempt: Attempt) -> None:
+        self.claims.given(attempt.task, alone=attempt.alone)
         self._wake.set()
-        if not done.cancelled() and done.exception() is not None:
-            log.error("task %d: its end could not be recorded", task.id, exc_info=done.exception())
+        lost = self.attempts.lost + lost_threads()
+        if lost >= MOST_LOST and not self.stopping:
+            log.error("%d operators would not end; this worker makes room for a fresh one", lost)
+            self.stop()
 
-    async def _perform(self, task: Task, alone: bool) -> None:
-        try:
-            outcome = await self.performer.perform(task, alone=alone)
-        except Busy as busy:
-            await self._record(task, queue.release, [(task, busy.delay, busy.reason)])
-        except ChildCrashed as crashed:
-            log.warning("task %d (%s): %s", task.id, task.kind, crashed)
-            await self._record(task, queue.crash, self.claimer, task, str(crashed))
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
-            me = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and me is not None and me.cancelling():
-                await self._record(task, queue.release, [(task, 0.0, "its worker was stopped")])
-                raise
-            # Otherwise the operator has cancelled itself or asked the process to end: that is its own failure.
-            failure = describe(error, self.settings.backoff)
-            log.log(logging.INFO if isinstance(error, TaskError) else logging.ERROR, "task %d (%s) failed: %s: %s",
-                    task.id, task.kind, failure.error, failure.message,
-                    exc_info=None if isinstance(error, GristmillError) else error)  # fmt: skip
-            await self._record(task, queue.fail, self.claimer, task, failure)
-        else:
-            self.settler.put(task, outcome)
-
-    async def _record(self, task: Task, write: Any, *arguments: Any) -> None:
-        """One write that names the token, so it may be sent again until the database answers.
-
-        If the database refuses what we have to say, it hears that: a task without an end would keep its run open.
-        """
-        async for _ in reconnecting():
+    async def _look_after(self, pool: asyncpg.Pool[Any]) -> None:
+        """Once a beat, or when told so: ends what was cancelled or taken away."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look.wait(), self.settings.beat)
+            self._look.clear()
             try:
-                await write(self.pool, *arguments)
-                return
-            except (*RECONNECT, *REPEAT):
-                if self.lease_lapsed and self._stopping.is_set():
-                    return  # nobody can be told; the lease runs out by itself
-            except Exception as error:
-                log.exception("task %d: its end cannot be recorded", task.id)
-                failure = Failure("T700", type(error).__name__, "its end cannot be recorded", retry=False)
-                if arguments[-1] == failure:
-                    raise
-                write, arguments = queue.fail, (self.claimer, task, failure)
+                await self.attempts.look(pool)
+            except (*RECONNECT, *REPEAT) as error:
+                log.debug("cannot look after the claims: %s", error)
 
     async def _wait_for_database(self, pool: asyncpg.Pool[Any], error: Exception) -> None:
         log.warning("the database is away (%s); waiting", error or type(error).__name__)
@@ -312,32 +223,15 @@ class Worker:
     async def _drain(self, pool: asyncpg.Pool[Any]) -> None:
         with contextlib.suppress(*RECONNECT):
             await pool.execute(queue.SQL["drain_worker"], self.claimer.id, self.claimer.nonce)
-        if self._running:
-            finished = asyncio.gather(*self._running, return_exceptions=True)
-            at_once = asyncio.create_task(self._at_once.wait())
-            await asyncio.wait((asyncio.shield(finished), at_once), timeout=self.settings.shutdown,
-                               return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
-            at_once.cancel()
-        for running in list(self._running):
-            running.cancel()
-        if self._running:
-            await asyncio.wait(list(self._running), timeout=5)
+        await self.attempts.finish(self.settings.shutdown, self._at_once)
+        self.attempts.give_up_recording = True
 
     async def _leave(self, pool: asyncpg.Pool[Any]) -> None:
         try:
-            async with transaction(pool) as connection:
+            async with asyncio.timeout(5), transaction(pool) as connection:
                 await connection.execute(queue.SQL["leave"], self.claimer.id, self.claimer.nonce, "stopped")
                 # Whatever did not end in time: nobody rescues the tasks of a worker that has left in order.
                 await queue.give_back(connection, self.claimer, "its worker was stopped")
+            self.metrics.incr("worker_stopped")
         except (*RECONNECT, *REPEAT):
             log.warning("could not say goodbye; the lease runs out by itself")
-
-
-def describe(error: BaseException, backoff: float) -> Failure:
-    """How an exception is charged: our own errors say it themselves, all others are retried."""
-    retry = isinstance(error, TransientError | InvalidOutput) or not isinstance(error, GristmillError)
-    if isinstance(error, GristmillError):
-        message, code = error.message, error.code
-    else:
-        message, code = str(error) or type(error).__name__, "T300"
-    return Failure(code=code, error=type(error).__name__, message=message, retry=retry, backoff=backoff)

@@ -1,25 +1,35 @@
-"""Runs, their steps and their inputs: how a run begins, opens a barrier, ends once per epoch, and begins again."""
+"""Runs and their steps: how a run begins, opens a barrier, ends once per epoch, and begins again."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 
 from gristmill.db.statements import statements
-from gristmill.engine import queue
+from gristmill.engine import items, queue
+from gristmill.engine.items import NewItem as NewItem
+from gristmill.engine.items import add_items as add_items
+from gristmill.engine.items import check_items as check_items
+from gristmill.engine.items import finish_items as finish_items
 from gristmill.engine.queue import NewTask
+from gristmill.errors import UsageError, WorkflowError
 
 SQL = statements("workflow")
 ENDED = frozenset({"completed", "partial", "failed", "cancelled"})
+INPUTS = -1  # stands for the inputs of the run among the steps that come right before a step
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a run. `kind` is the stored name of its operator; a barrier waits for all steps before it."""
+    """One step of a run. `kind` is the stored name of its operator.
+
+    `after` are the places of the steps right before it, smaller than its own; `INPUTS` stands for the run's inputs;
+    None: the step before it in the list. A barrier waits for all steps before it; with `per_item` for each item.
+    """
 
     name: str
     kind: str
@@ -27,11 +37,17 @@ class Step:
     barrier: bool = False
     max_attempts: int = 5
     max_crashes: int = 3
+    after: tuple[int, ...] | None = None
+    per_item: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """`key` (32 bytes) finds the same run again: workflow fingerprint and inputs. `definition` is kept as JSON."""
+    """`key` (32 bytes) finds the same run again: workflow fingerprint and inputs. `definition` is kept as JSON.
+
+    It begins when all runs of `after` have completed. `detail` says what is told as events: 0 the run, 1 its items too,
+    2 every task.
+    """
 
     name: str
     workflow: str
@@ -41,29 +57,16 @@ class NewRun:
     project: str = "default"
     priority: int = 0
     inputs: tuple[str, ...] = ()  # the paths as given, so that a retry can look at them again
-
-
-@dataclass(frozen=True, slots=True)
-class NewItem:
-    """One input of a run. `key` (32 bytes) stands for its name and content; an unreadable one has code and reason."""
-
-    key: bytes
-    name: str
-    uri: str
-    code: str | None = None
-    reason: str | None = None
-    payload: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def state(self) -> str:
-        return "active" if self.code is None else "unreadable"
+    after: tuple[int, ...] = ()
+    detail: int = 1
 
 
 async def find_or_create(connection: asyncpg.Connection[Any], new: NewRun, *, fresh: bool = False) -> tuple[int, bool]:
     """The run with this key, made if there is none: (id, whether it was made). Call it inside a transaction.
 
     A run that was cancelled is over for good, and `fresh` asks for another one in any case: the new run takes over the
-    key, so that the same call finds it from now on.
+    key, so that the same call finds it from now on. Raises `UsageError` U320 for a run in `after` that does not exist,
+    `WorkflowError` for steps that do not follow each other.
     """
     if new.key is not None:
         found = await connection.fetchrow(SQL["find_run"], new.project, new.key)
@@ -71,9 +74,15 @@ async def find_or_create(connection: asyncpg.Connection[Any], new: NewRun, *, fr
             return found["id"], False
         if found is not None:
             await connection.execute(SQL["give_up_key"], found["id"])
+    after, upstream = lines_of(new.steps)
+    if unknown := await connection.fetchval(SQL["unknown_runs"], new.project, list(new.after)):
+        raise UsageError(
+            f"there is no run {unknown} to wait for", code="U320", hint="list them: gristmill watch --list",
+            safe="nothing was started",
+        )  # fmt: skip
     run_id = await connection.fetchval(
         SQL["create_run"], new.project, new.name, new.workflow, new.key, json.dumps(new.definition),
-        json.dumps(list(new.inputs)), new.priority,
+        json.dumps(list(new.inputs)), new.priority, list(dict.fromkeys(new.after)), new.detail,
     )  # fmt: skip
     if run_id is None:  # another process made it between our two statements
         found = await connection.fetchrow(SQL["find_run"], new.project, new.key)
@@ -81,11 +90,31 @@ async def find_or_create(connection: asyncpg.Connection[Any], new: NewRun, *, fr
     await connection.execute(SQL["name_run"], run_id, f"{new.name}-{run_id}")
     await connection.execute(
         SQL["create_steps"], run_id, list(range(len(new.steps))), [s.name for s in new.steps],
-        [s.kind for s in new.steps], [s.pool for s in new.steps], [s.barrier for s in new.steps],
+        [s.kind for s in new.steps], [s.pool for s in new.steps], [s.barrier or s.per_item for s in new.steps],
+        [s.per_item for s in new.steps], list(map(_array, after)), list(map(_array, upstream)),
         [s.max_attempts for s in new.steps], [s.max_crashes for s in new.steps],
     )  # fmt: skip
-    await tell(connection, "run.start", run_id)
+    if not new.after:
+        await tell(connection, "run.start", run_id)
     return run_id, True
+
+
+def lines_of(steps: Sequence[Step]) -> tuple[list[list[int]], list[list[int]]]:
+    """For each step the places right before it, and of all that come before it. Raises `WorkflowError`."""
+    after: list[list[int]] = []
+    upstream: list[list[int]] = []
+    for place, step in enumerate(steps):
+        direct = [place - 1] if step.after is None else sorted(set(step.after))
+        if not direct or direct[0] < INPUTS or direct[-1] >= place:
+            raise WorkflowError(f'step "{step.name}" can only follow steps that come before it in the list')
+        before = {number for number in direct if number != INPUTS}
+        after.append(direct)
+        upstream.append(sorted(before.union(*(upstream[number] for number in before))))
+    return after, upstream
+
+
+def _array(numbers: Sequence[int]) -> str:
+    return f"{{{','.join(map(str, numbers))}}}"
 
 
 async def tell(
@@ -95,30 +124,9 @@ async def tell(
     await connection.execute(SQL["tell"], name, run_id, None, None, None, json.dumps(body or {}))
 
 
-async def add_items(connection: asyncpg.Connection[Any], run_id: int, items: Sequence[NewItem]) -> dict[bytes, int]:
-    """Adds inputs inside a transaction and enqueues the first step for the new ones; returns key -> item id.
-
-    An input that the run already has is left alone: nothing that was done is done again.
-    """
-    rows = await connection.fetch(
-        SQL["add_items"], run_id, [i.key for i in items], [i.name for i in items], [i.uri for i in items],
-        [i.state for i in items], [i.code for i in items], [i.reason for i in items],
-    )  # fmt: skip
-    first = await connection.fetchrow(SQL["steps"], run_id)
-    by_key = {item.key: item for item in items}
-    fresh = [row for row in rows if row["fresh"] and row["state"] == "active"]
-    if any(row["fresh"] for row in rows):  # one that cannot be read also changes what the run has come to
-        await connection.fetchval(SQL["lock_run"], run_id)
-        await connection.fetchval(SQL["open_run"], run_id)
-    await queue.enqueue(
-        connection,
-        [
-            NewTask(run_id, first["kind"], first["pool"], json.dumps(by_key[row["key"]].payload), row["id"], 0,
-                    max_attempts=first["max_attempts"], max_crashes=first["max_crashes"])
-            for row in fresh
-        ],
-    )  # fmt: skip
-    return {row["key"]: row["id"] for row in rows}
+async def start_waiting(connection: asyncpg.Connection[Any]) -> int:
+    """A duty: begins runs that waited for others, all of which have completed; returns how many."""
+    return len(await connection.fetch(SQL["start_due_runs"]))
 
 
 async def seal(
@@ -128,19 +136,19 @@ async def seal(
 
     Must run inside a transaction. A run that has ended and has nothing new to do stays ended.
     """
-    gone = await connection.fetch(SQL["supersede_items"], run_id, uris, kept)
-    await queue.withdraw(connection, [row["id"] for row in gone])
+    gone = await items.take_out(connection, run_id, uris, kept)
     await connection.fetchval(SQL["lock_run"], run_id)  # after the tasks: one order of locks everywhere
     if gone:
         await connection.fetchval(SQL["open_run"], run_id)
     await connection.execute(SQL["seal"], run_id, json.dumps(list(inputs)))
-    return [row["uri"] for row in gone]
+    return gone
 
 
 async def retry(connection: asyncpg.Connection[Any], run_id: int, cause: bytes | None = None) -> int:
     """Opens a new epoch in which everything that failed (or failed of one cause) is tried again; returns how many."""
     reopened = await queue.reopen(connection, run_id, cause)
     if reopened:
+        await items.begin_again(connection, reopened)
         await connection.fetchval(SQL["lock_run"], run_id)
         await connection.fetchval(SQL["open_run"], run_id)
         await connection.execute(SQL["reseal"], run_id)
@@ -150,9 +158,10 @@ async def retry(connection: asyncpg.Connection[Any], run_id: int, cause: bytes |
 
 async def cancel(connection: asyncpg.Connection[Any], run_id: int) -> int:
     """Cancels all open tasks of a run and ends it; returns how many tasks were cancelled."""
-    cancelled = await queue.cancel_tasks(connection, run_id)
-    if await connection.fetchval(SQL["end_run"], run_id, "cancelled") is not None:
-        await tell(connection, "run.end", run_id, {"state": "cancelled"})
+    cancelled = await queue.cancel(connection, run_id=run_id)
+    epoch = await connection.fetchval(SQL["end_run"], run_id, "cancelled")
+    if epoch is not None:
+        await tell(connection, "run.end", run_id, {"state": "cancelled", "epoch": epoch})
     return len(cancelled)
 
 
@@ -162,21 +171,18 @@ async def advance(connection: asyncpg.Connection[Any], run_id: int) -> str | Non
     Lock first, look in a second statement: only a new snapshot sees what was committed while we waited for the lock
     (reliability 3.5). One guarded update writes the end, so it is written once per epoch.
     """
+    await items.finish_items(connection, run_id)
     async with connection.transaction():
+        await _clear(connection, run_id)
         run = await connection.fetchrow(SQL["lock_run"], run_id)
         if run is None or run["state"] != "running" or not run["sealed"]:
             return None
         barrier = await connection.fetchrow(SQL["ready_barrier"], run_id, run["epoch"])
         if barrier is not None:
-            await queue.replace(connection, run_id, barrier["ordinal"])
-            await connection.execute(SQL["open_barrier"], run_id, barrier["ordinal"], run["epoch"])
-            task = NewTask(
-                run_id, barrier["kind"], barrier["pool"], json.dumps({"barrier": True, "epoch": run["epoch"]}),
-                None, barrier["ordinal"], max_attempts=barrier["max_attempts"], max_crashes=barrier["max_crashes"],
-            )  # fmt: skip
-            await queue.enqueue(connection, [task])
-            return "barrier"
-        if await connection.fetchval(SQL["anything_open"], run_id):
+            return await _open_barrier(connection, run_id, run["epoch"], barrier)
+        if await connection.fetchval(SQL["anything_open"], run_id) or await connection.fetchval(
+            SQL["unchecked"], run_id
+        ):
             return None
         verdict = await connection.fetchrow(SQL["verdict"], run_id)
         state = "completed" if not verdict["broken"] else "partial" if verdict["fruitful"] else "failed"
@@ -184,3 +190,30 @@ async def advance(connection: asyncpg.Connection[Any], run_id: int) -> str | Non
             return None
         await tell(connection, "run.end", run_id, {"state": state, "epoch": run["epoch"]})
         return state
+
+
+async def _clear(connection: asyncpg.Connection[Any], run_id: int) -> None:
+    """Cancels what an earlier round of the barrier that is due has left: its failures, and followers that still run.
+    Before the run is locked, because tasks are locked before runs everywhere."""
+    run = await connection.fetchrow(SQL["run_row"], run_id)
+    if run is None or run["state"] != "running" or not run["sealed"]:
+        return
+    barrier = await connection.fetchrow(SQL["ready_barrier"], run_id, run["epoch"])
+    if barrier is not None:
+        stale = [row["id"] for row in await connection.fetch(SQL["stale"], run_id, barrier["ordinal"])]
+        if stale:
+            await queue.cancel(connection, task_ids=sorted(stale), broken=True)
+
+
+async def _open_barrier(
+    connection: asyncpg.Connection[Any], run_id: int, epoch: int, barrier: asyncpg.Record
+) -> str | None:
+    if await connection.fetch(SQL["stale"], run_id, barrier["ordinal"]):
+        return None  # a follower has come in since we looked: again at the next beat
+    await connection.execute(SQL["open_barrier"], run_id, barrier["ordinal"], epoch)
+    task = NewTask(
+        run_id, barrier["kind"], barrier["pool"], json.dumps({"barrier": True, "epoch": epoch}), None,
+        barrier["ordinal"], max_attempts=barrier["max_attempts"], max_crashes=barrier["max_crashes"],
+    )  # fmt: skip
+    await queue.enqueue(connection, [task])
+    return "barrier"

@@ -11,12 +11,9 @@ remain are options, set by `shout.using(mark="?")` and checked against their ann
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import importlib.util
 import inspect
 import logging
 import os
-import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +22,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from gristmill.data.kinds import kind_of
+from gristmill.engine.child_limits import Limits
+from gristmill.engine.targets import load_script
+from gristmill.engine.threads import bearable, in_thread
 from gristmill.errors import UsageError, WorkflowError
 
 T = TypeVar("T", bound=BaseModel)
@@ -91,6 +91,7 @@ class Operator:
     timeout: float
     barrier: bool
     isolate: bool
+    limits: Limits  # of the child process, when it runs in one
     uses_model: bool
     prompts: tuple[str, ...]
     module: str
@@ -102,6 +103,10 @@ class Operator:
     def using(self, **options: Any) -> StepSpec:
         """This operator as a step, with options. Raises `WorkflowError` for an option it does not have."""
         return StepSpec(operator=self).using(**options)
+
+    def after(self, *steps: str) -> StepSpec:
+        """This operator as a step that follows others than the one before it in the list."""
+        return StepSpec(operator=self).after(*steps)
 
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options with defaults filled in, as plain JSON values."""
@@ -127,12 +132,49 @@ class StepSpec:
     pool: str | None = None
     attempts: int | None = None
     timeout: float | None = None
+    memory: int | None = None
+    cpu: float | None = None
+    follows: tuple[str, ...] | None = None  # names of the steps before it; None: the one before it in the list
+    per: str | None = None  # "item": a barrier for each input instead of the whole run
+
+    def after(self, *steps: str) -> StepSpec:
+        """Works on what these steps make; "inputs" stands for the inputs of the run."""
+        return replace(self, follows=steps)
 
     def using(self, **options: Any) -> StepSpec:
-        own = {key: options.pop(key) for key in ("name", "model", "pool", "attempts", "timeout") if key in options}
+        own = {key: options.pop(key) for key in OVERRIDES if key in options}
+        if "after" in options:
+            given = options.pop("after")
+            own["follows"] = (given,) if isinstance(given, str) else tuple(given)
         merged = {**self.options, **options}
         self.operator.check_options(merged)
-        return replace(self, options=merged, **own)
+        made = replace(self, options=merged, **own)
+        if not self.operator.isolate and (made.memory is not None or made.cpu is not None):
+            raise WorkflowError(
+                f'operator "{self.operator.name}" runs inside of the worker: memory and cpu cannot be limited there',
+                hint="@operator(..., isolate=True)",
+            )
+        _ = made.limits  # raises for one that makes no sense
+        return made
+
+    @property
+    def limits(self) -> Limits:
+        """What its child process may use: the step's own limits, and the operator's where it names none."""
+        own = self.operator.limits
+        memory = own.memory if self.memory is None else self.memory
+        return replace(own, memory=memory, cpu=own.cpu if self.cpu is None else self.cpu)
+
+
+OVERRIDES = (
+    "name",
+    "model",
+    "pool",
+    "attempts",
+    "timeout",
+    "memory",
+    "cpu",
+    "per",
+)  # words of `using` that are no options
 
 
 _REGISTRY: dict[str, Operator] = {}
@@ -147,18 +189,37 @@ def operator(
     timeout: float = 600.0,
     barrier: bool = False,
     isolate: bool = False,
+    memory: int | None = None,
+    cpu: float | None = None,
     model: bool = False,
     prompts: Sequence[str] = (),
 ) -> Callable[[Callable[..., Any]], Operator]:
     """Registers a function as the operator `name`. The name is stored, not the path, so the function may move.
 
-    `timeout` is in seconds; `attempts` counts handled failures; `isolate=True` runs it in a process of its own, one
-    task at a time, for code that blocks, crashes or eats memory; `model=True` says that it calls a model, so that the
+    A plain `def` runs in a thread of its own, so that it may block; `isolate=True` runs it in a process of its own, one
+    task at a time, for code that holds the interpreter, crashes or eats memory. There `memory` (bytes of address space,
+    at least 128 MiB) and `cpu` (seconds of CPU time a task) bound it; None is no bound.
+
+    `timeout` is in seconds; `attempts` counts handled failures; `model=True` says that it calls a model, so that the
     model becomes part of the work's identity; `prompts` names the prompt files it uses, for the same reason.
+
+    Raises `UsageError` for a function that is no operator, for limits without `isolate`, and for `model` on a `def`.
     """
+    limits = Limits(memory=memory, cpu=cpu)
+    if not isolate and limits != Limits():
+        raise UsageError(
+            f'operator "{name}": memory and cpu bound a process of its own', code="U213", hint="add isolate=True"
+        )
 
     def register(function: Callable[..., Any]) -> Operator:
-        made = _describe(function, name, version, pool, attempts, timeout, barrier, isolate, model, tuple(prompts))
+        if model and not inspect.iscoroutinefunction(function):
+            raise UsageError(
+                f'operator "{name}" calls a model, which only an "async def" can wait for', code="U214",
+                hint="write async def; put what blocks into asyncio.to_thread, or into an operator of its own",
+            )  # fmt: skip
+        made = _describe(
+            function, name, version, pool, attempts, timeout, barrier, isolate, limits, model, tuple(prompts)
+        )
         known = _REGISTRY.get(name)
         if known is not None and (known.path, known.function.__qualname__) != (made.path, function.__qualname__):
             raise UsageError(f'two operators are called "{name}": in {known.module} and in {made.module}')
@@ -180,15 +241,7 @@ def load_file(path: str) -> None:
     """Imports a script that defines operators, once, as a module of its own. Raises `UsageError`."""
     if any(known.path == os.path.abspath(path) for known in _REGISTRY.values()):
         return  # another script, or a package, has imported it
-    name = f"__gristmill_{hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:12]}__"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is not a Python file")
-    if (folder := os.path.dirname(os.path.abspath(path))) not in sys.path:
-        sys.path.insert(0, folder)  # as when the script itself is run: it may import its neighbours
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+    load_script(path)
 
 
 def registered() -> dict[str, Operator]:
@@ -198,7 +251,7 @@ def registered() -> dict[str, Operator]:
 
 def _describe(
     function: Callable[..., Any], name: str, version: int, pool: str, attempts: int, timeout: float,
-    barrier: bool, isolate: bool, model: bool, prompts: tuple[str, ...],
+    barrier: bool, isolate: bool, limits: Limits, model: bool, prompts: tuple[str, ...],
 ) -> Operator:  # fmt: skip
     hints = typing.get_type_hints(function, include_extras=True)  # ranges of options live in Annotated
     signature = inspect.signature(function)
@@ -225,7 +278,7 @@ def _describe(
         context_parameter=context_parameter,
         options_model=create_model(f"{name}_options", __config__=ConfigDict(extra="forbid"), **options),
         output_types=_outputs(hints.get("return"), name), pool=pool, attempts=attempts, timeout=timeout,
-        barrier=barrier, isolate=isolate, uses_model=model, prompts=prompts, module=function.__module__,
+        barrier=barrier, isolate=isolate, limits=limits, uses_model=model, prompts=prompts, module=function.__module__,
         path=os.path.abspath(function.__code__.co_filename),
     )  # fmt: skip
 
@@ -270,19 +323,33 @@ class Produced:
 
 async def run_operator(
     made: Operator, inputs: Sequence[BaseModel], ancestors: Mapping[str, BaseModel],
-    options: Mapping[str, Any], ctx: Context,
+    options: Mapping[str, Any], ctx: Context, *, threads: bool = True,
 ) -> list[Produced]:  # fmt: skip
-    """Calls the operator and checks what it returned. A function that is not async runs in a thread."""
+    """Calls the operator and checks what it returned. A plain `def` runs in a thread; without `threads` right here."""
     kwargs: dict[str, Any] = dict(made.options_model.model_validate(dict(options)))
     kwargs.update(ancestors)
     if made.context_parameter is not None:
         kwargs[made.context_parameter] = ctx
     given = list(inputs) if made.barrier else inputs[0]
     if inspect.iscoroutinefunction(made.function):
-        result = await made.function(given, **kwargs)
+        result = await _awaited(made.function(given, **kwargs), threads)
+    elif threads:
+        result = await in_thread(made.function, given, **kwargs)
     else:
-        result = await asyncio.to_thread(made.function, given, **kwargs)
+        result = made.function(given, **kwargs)
     return _collect(made, result, len(inputs))
+
+
+async def _awaited(coroutine: Any, in_worker: bool) -> Any:
+    """A native extension that panics raises what is no `Exception`; inside of a worker it is the task's own failure."""
+    try:
+        return await coroutine
+    except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if not in_worker:
+            raise
+        raise bearable(error) from error
 
 
 def _collect(made: Operator, result: Any, inputs: int) -> list[Produced]:

@@ -1,26 +1,41 @@
-"""What a worker and its child processes say to each other: one JSON document a line, both ways.
+"""What a worker and its child processes say to each other about operators: plain values, sent by `engine/child.py`.
 
 worker -> child   {"operator", "module", "path", "inputs", "ancestors", "options", "context"}
-child  -> worker  {"call": request}      the model is asked by the worker: the child holds no key and no connection
-worker -> child   {"answer": ...} or {"error": ...}
-child  -> worker  {"result": [[kind, body, parents], ...], "notes": {...}} or {"error": {...}}
+child  -> worker  {"result": [[kind, body, parents], ...], "notes": {...}} or {"error": {...}, "notes": {...}}
+child  -> worker  a question: a request to the model, which the worker asks: the child holds no key and no connection
 """
 
 from __future__ import annotations
 
 import base64
-import json
 from typing import Any
 
-from gristmill import errors
-from gristmill.errors import Busy, GristmillError, TransientError
+from pydantic import BaseModel
+
+from gristmill.data.kinds import BODY_LIMIT, canonical_json, kind_of
+from gristmill.engine import carried
+from gristmill.errors import InputError
 from gristmill.llm.model import Answer, Message, Request, UnusableAnswer, Usage
 
 LINE_LIMIT = 64 * 1024 * 1024  # bytes of one message; a body is at most 1 MiB, a barrier's inputs are many
 
 
-def encode(message: dict[str, Any]) -> bytes:
-    return json.dumps(message, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+def body_to_json(body: BaseModel) -> str:
+    """The JSON of a body that goes back to the worker. Raises `InputError` T601, T602 or T603, as saving it would."""
+    kind = kind_of(body)
+    try:
+        text = canonical_json(body.model_dump(mode="json"))
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise InputError(f"a {kind} holds half of a surrogate pair", code="T602") from None
+    except (ValueError, TypeError, RecursionError) as error:  # NaN, a number of 5,000 digits, or nested too deep
+        raise InputError(f"a {kind} cannot be written as JSON: {error}", code="T603") from None
+    if size > BODY_LIMIT:
+        raise InputError(
+            f"a {kind} of {size:,} bytes is over the limit of {BODY_LIMIT:,}", code="T601",
+            hint="keep large content in a blob: digest = await ctx.blobs.write(data)",
+        )  # fmt: skip
+    return text
 
 
 def request_to_json(request: Request) -> dict[str, Any]:
@@ -55,15 +70,9 @@ def answer_from_json(plain: dict[str, Any]) -> Answer:
 
 def error_to_json(error: BaseException) -> dict[str, Any]:
     """An exception as data; only its words travel, never the object."""
-    plain: dict[str, Any] = {"type": type(error).__name__, "message": str(error) or type(error).__name__}
-    if isinstance(error, GristmillError):  # a subclass of somebody else's travels as the nearest of ours
-        known = (cls.__name__ for cls in type(error).__mro__ if cls is UnusableAnswer or hasattr(errors, cls.__name__))
-        plain["type"] = next(known)
-        plain |= {"code": error.code, "hint": error.hint}
-    if isinstance(error, Busy):
-        plain |= {"delay": error.delay, "reason": error.reason}
+    plain = carried.error_to_json(error)
     if isinstance(error, UnusableAnswer):
-        plain |= {"from_ledger": error.from_ledger}
+        plain |= {"type": "UnusableAnswer", "from_ledger": error.from_ledger}
     return plain
 
 
@@ -73,9 +82,4 @@ def error_from_json(plain: dict[str, Any]) -> Exception:
         return UnusableAnswer(
             plain["message"], hint=plain["hint"], from_ledger=plain["from_ledger"], code=plain["code"]
         )
-    cls = getattr(errors, plain["type"], None)
-    if cls is Busy:
-        return Busy(plain["message"], delay=plain["delay"], reason=plain["reason"], code=plain["code"])
-    if isinstance(cls, type) and issubclass(cls, GristmillError):
-        return cls(plain["message"], hint=plain.get("hint", ""), code=plain.get("code"))
-    return TransientError(f"{plain['type']}: {plain['message']}")
+    return carried.error_from_json(plain)

@@ -1,4 +1,4 @@
--- Runs, steps and items.
+-- Runs and their steps.
 
 -- name: find_run
 select id, state, epoch from run where project = $1 and key = $2;
@@ -8,26 +8,34 @@ select id, state, epoch from run where project = $1 and key = $2;
 update run set key = sha256(key || int8send(id)) where id = $1;
 
 -- name: create_run
-insert into run (project, name, workflow, key, definition, inputs, priority)
-values ($1, $2, $3, $4, $5, $6, $7)
+-- One that waits for others ($8) has not begun: its epoch is 0.
+insert into run (project, name, workflow, key, definition, inputs, priority, after, detail, state, epoch)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, case when $8 = '{}'::bigint[] then 'running' else 'waiting' end,
+    case when $8 = '{}'::bigint[] then 1 else 0 end)
 on conflict (project, key) where key is not null do nothing
 returning id;
 
 -- name: name_run
 update run set name = $2 where id = $1;
 
+-- name: unknown_runs
+-- Runs to wait for that this project does not have.
+select a.id from unnest($2::bigint[]) as a (id)
+where not exists (select 1 from run r where r.id = a.id and r.project = $1) order by a.id;
+
 -- name: create_steps
-insert into step (run_id, ordinal, name, kind, pool, barrier, upstream, max_attempts, max_crashes)
-select $1, s.ordinal, s.name, s.kind, s.pool, s.barrier,
-    (select coalesce(array_agg(u::smallint), '{}') from generate_series(0, s.ordinal - 1) as u), s.max_attempts, s.max_crashes
-from unnest($2::smallint[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::smallint[], $8::smallint[])
-    as s (ordinal, name, kind, pool, barrier, max_attempts, max_crashes);
+insert into step (run_id, ordinal, name, kind, pool, barrier, per_item, after, upstream, max_attempts, max_crashes)
+select $1, s.ordinal, s.name, s.kind, s.pool, s.barrier, s.per_item, s.after::smallint[], s.upstream::smallint[],
+    s.max_attempts, s.max_crashes
+from unnest($2::smallint[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::boolean[], $8::text[], $9::text[],
+            $10::smallint[], $11::smallint[])
+    as s (ordinal, name, kind, pool, barrier, per_item, after, upstream, max_attempts, max_crashes);
 
 -- name: tell
 insert into event_inbox (name, run_id, item_id, task_id, worker_id, body) values ($1, $2, $3, $4, $5, $6);
 
 -- name: run_row
-select id, project, name, workflow, definition, inputs, priority, state, sealed, epoch, created_at, started_at, ended_at,
+select id, project, name, workflow, definition, inputs, priority, state, sealed, epoch, after, detail, created_at, started_at, ended_at,
     extract(epoch from coalesce(ended_at, clock_timestamp()) - started_at)::float8 as seconds
 from run where id = $1;
 
@@ -42,41 +50,20 @@ select id, name, workflow, state, epoch, created_at, ended_at from run
 where project = $1 and key is not null order by id desc limit $2;
 
 -- name: steps
-select ordinal, name, kind, pool, barrier, upstream, max_attempts, max_crashes from step where run_id = $1 order by ordinal;
+select ordinal, name, kind, pool, barrier, per_item, after, upstream, max_attempts, max_crashes
+from step where run_id = $1 order by ordinal;
 
 -- name: lock_run
 select id, state, sealed, epoch from run where id = $1 for no key update;
 
--- name: add_items
--- "fresh" are new inputs, and those that count again after they had been taken out.
-with before as materialized (select key, state from item where run_id = $1 and key = any ($2::bytea[])),
-added as (
-    insert into item (run_id, key, name, uri, state, code, reason)
-    select $1, g.key, g.name, g.uri, g.state, g.code, g.reason
-    from unnest($2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
-        as g (key, name, uri, state, code, reason)
-    on conflict (run_id, key) do update set state = excluded.state, code = excluded.code, reason = excluded.reason,
-        name = excluded.name
-    returning id, key, state)
-select added.id, added.key, added.state, before.state is distinct from added.state as fresh
-from added left join before on before.key = added.key;
-
--- name: supersede_items
--- Same place, other content: what was made from the old content stays, and is no longer part of the run's result.
-with changed as (
-    select i.id, case when exists (select 1 from unnest($2::text[]) as u where u = i.uri) then 'superseded' else 'removed' end as becomes
-    from item i
-    where i.run_id = $1 and i.state in ('active', 'unreadable')
-      and not exists (select 1 from unnest($3::bigint[]) as kept where kept = i.id))
-update item set state = changed.becomes from changed where item.id = changed.id returning item.id, item.state, item.uri;
-
 -- name: open_run
--- A new epoch, unless the run is still under way in this one and nothing that waits for everything has begun.
+-- A new epoch, unless the run is still under way in this one and nothing that waits for everything has begun. One that
+-- waits for other runs goes on waiting.
 update run set
-    epoch = epoch + case when state in ('running', 'paused') and not exists (
-        select 1 from step s where s.run_id = run.id and s.opened_epoch = run.epoch) then 0 else 1 end,
-    started_at = case when state in ('running', 'paused') then started_at else clock_timestamp() end,
-    state = 'running', sealed = false, ended_at = null
+    epoch = epoch + case when epoch = 0 or (state in ('running', 'paused') and not exists (
+        select 1 from step s where s.run_id = run.id and s.barrier and s.opened_epoch = run.epoch)) then 0 else 1 end,
+    started_at = case when state in ('waiting', 'running', 'paused') then started_at else clock_timestamp() end,
+    state = case when epoch = 0 then 'waiting' else 'running' end, sealed = false, ended_at = null
 where id = $1
 returning epoch;
 
@@ -84,41 +71,101 @@ returning epoch;
 update run set sealed = true, inputs = $2 where id = $1 returning id;
 
 -- name: pause
-update run set state = 'paused' where id = $1 and state = 'running' returning id;
+with paused as (
+    update run set state = 'paused' where id = $1 and state in ('running', 'waiting') returning id)
+insert into event_inbox (name, run_id) select 'run.pause', id from paused returning run_id;
 
 -- name: resume
-update run set state = 'running' where id = $1 and state = 'paused' returning id;
+with resumed as (
+    update run set state = case when epoch = 0 then 'waiting' else 'running' end
+    where id = $1 and state = 'paused' returning id)
+insert into event_inbox (name, run_id) select 'run.resume', id from resumed returning run_id;
+
+-- name: start_due_runs
+-- Runs that waited for others, all of which have completed.
+with due as materialized (
+    select r.id from run r
+    where r.state = 'waiting' and not exists (
+        select 1 from unnest(r.after) as a (id) left join run before on before.id = a.id
+        where before.state is distinct from 'completed')
+    order by r.id for no key update of r skip locked),
+started as (
+    update run r set state = 'running', epoch = 1, started_at = clock_timestamp()
+    from due where r.id = due.id and r.state = 'waiting'
+    returning r.id)
+insert into event_inbox (name, run_id) select 'run.start', id from started returning run_id;
 
 -- name: end_run
-update run set state = $2, ended_at = clock_timestamp() where id = $1 and state in ('running', 'paused') returning epoch;
+update run set state = $2, ended_at = clock_timestamp()
+where id = $1 and state in ('waiting', 'running', 'paused') returning epoch;
 
 -- name: ready_barrier
+-- The next barrier over the whole run that is due: nothing is open before it, and no item still has to say whether a
+-- barrier of its own is. Each look for an open task is in the order of one partial index: whatever the planner
+-- believes, it reads that index to its first match, and never a million finished tasks in search of an open one.
 select s.ordinal, s.kind, s.pool, s.max_attempts, s.max_crashes from step s
-where s.run_id = $1 and s.barrier and s.opened_epoch < $2
-  and not exists (select 1 from task t where t.run_id = $1 and t.step = any (s.upstream)
-                  and (t.state = 'available' or t.state = 'running' or t.state = 'waiting'))
-  and not exists (select 1 from task t where t.run_id = $1 and t.step = s.ordinal
-                  and (t.state = 'available' or t.state = 'running' or t.state = 'waiting'))
+where s.run_id = $1 and s.barrier and not s.per_item and s.opened_epoch < $2
+  and coalesce(
+        (select true from task t where t.run_id = $1 and t.step = any (s.upstream) and t.state = 'running'
+         order by t.step limit 1),
+        (select true from task t where t.run_id = $1 and t.step = any (s.upstream) and t.state = 'available'
+         order by t.pool, t.locked, t.priority, t.seq limit 1),
+        (select true from task t where t.run_id = $1 and t.step = any (s.upstream) and t.state = 'waiting'
+         order by t.step limit 1)) is null
+  and coalesce(
+        (select true from task t where t.run_id = $1 and t.step = s.ordinal and t.state = 'running'
+         order by t.step limit 1),
+        (select true from task t where t.run_id = $1 and t.step = s.ordinal and t.state = 'available'
+         order by t.pool, t.locked, t.priority, t.seq limit 1),
+        (select true from task t where t.run_id = $1 and t.step = s.ordinal and t.state = 'waiting'
+         order by t.step limit 1)) is null
   and not exists (select 1 from step b where b.run_id = $1 and b.ordinal = any (s.upstream) and b.barrier
-                  and b.opened_epoch < $2)
+                  and not b.per_item and b.opened_epoch < $2)
+  and not (exists (select 1 from step b where b.run_id = $1 and b.ordinal = any (s.upstream) and b.per_item)
+           and exists (select 1 from item_check c join item i on i.id = c.item_id where i.run_id = $1))
 order by s.ordinal limit 1;
+
+-- name: stale
+-- What an earlier round of barrier $2 has left: its own tasks, and those that came from what it had made. They belong
+-- to no item, and their place begins with the barrier they come from: -1 - ordinal (of older tasks it does not).
+-- Whether the barrier is open is asked here once more: what somebody else has just made of it is not left, it is new.
+with behind as materialized (
+    select d.ordinal, d.barrier from step d join step b on b.run_id = d.run_id join run r on r.id = d.run_id
+    where d.run_id = $1 and b.ordinal = $2 and b.opened_epoch < r.epoch and (d.ordinal = $2 or $2 = any (d.upstream)))
+select t.id, t.state from task t join behind d on d.ordinal = t.step
+where t.run_id = $1 and t.item_id is null
+  and (t.state = 'available' or t.state = 'running' or t.state = 'waiting' or t.state in ('failed', 'quarantined'))
+  and (d.barrier or coalesce(substring(t.payload from '"place": ?\[(-\d+)') in (
+        select (-1 - b.ordinal)::text from behind b where b.barrier), true));
 
 -- name: open_barrier
 update step set opened_epoch = $3 where run_id = $1 and ordinal = $2 returning ordinal;
 
+-- name: unchecked
+-- Whether some item of the run still has to say what it has come to.
+select exists (select 1 from item_check c join item i on i.id = c.item_id where i.run_id = $1);
+
 -- name: anything_open
-select exists (select 1 from task where run_id = $1 and (state = 'available' or state = 'running' or state = 'waiting'));
+select coalesce(
+    (select true from task t where t.run_id = $1 and t.state = 'running' order by t.step limit 1),
+    (select true from task t where t.run_id = $1 and t.state = 'available'
+     order by t.pool, t.locked, t.priority, t.seq limit 1),
+    (select true from task t where t.run_id = $1 and t.state = 'waiting' order by t.step limit 1), false);
 
 -- name: verdict
--- What a run with nothing open has come to: whether anything failed, and whether its last step for single records
--- finished anything (deltas that are not folded yet included).
+-- What a run with nothing open has come to: whether anything failed, and whether one of its last steps for single
+-- records or items finished anything (deltas that are not folded yet included).
+with last as materialized (
+    select s.ordinal from step s
+    where s.run_id = $1 and (s.per_item or not s.barrier) and not exists (
+        select 1 from step d where d.run_id = $1 and s.ordinal = any (d.upstream) and (d.per_item or not d.barrier)))
 select exists (select 1 from task where run_id = $1 and state in ('failed', 'quarantined'))
        or exists (select 1 from item where run_id = $1 and state = 'unreadable') as broken,
     exists (
         select 1 from (select run_id, step, name, n from counter union all
                        select run_id, step, name, n from counter_delta) as moved
-        where run_id = $1 and name = 'completed'
-          and step = (select coalesce(max(ordinal) filter (where not barrier), max(ordinal)) from step where run_id = $1)
+        where run_id = $1 and name = 'completed' and (step in (select ordinal from last)
+            or (not exists (select 1 from last) and step = (select max(ordinal) from step where run_id = $1)))
         group by step having sum(n) > 0) as fruitful;
 
 -- name: reseal
@@ -127,10 +174,19 @@ update run set sealed = true where id = $1;
 -- name: sealed_runs
 select r.id from run r
 where r.state = 'running' and r.sealed and (
-    exists (select 1 from step s where s.run_id = r.id and s.barrier and s.opened_epoch < r.epoch
-            and not exists (select 1 from task t where t.run_id = r.id and t.step = any (s.upstream)
-                            and (t.state = 'available' or t.state = 'running' or t.state = 'waiting')))
-    or not exists (select 1 from task t where t.run_id = r.id and (t.state = 'available' or t.state = 'running' or t.state = 'waiting')))
+    coalesce(
+        (select true from task t where t.run_id = r.id and t.state = 'running' order by t.step limit 1),
+        (select true from task t where t.run_id = r.id and t.state = 'available'
+         order by t.pool, t.locked, t.priority, t.seq limit 1),
+        (select true from task t where t.run_id = r.id and t.state = 'waiting' order by t.step limit 1)) is null
+    or exists (select 1 from step s where s.run_id = r.id and s.barrier and not s.per_item and s.opened_epoch < r.epoch
+        and coalesce(
+            (select true from task t where t.run_id = r.id and t.step = any (s.upstream) and t.state = 'running'
+             order by t.step limit 1),
+            (select true from task t where t.run_id = r.id and t.step = any (s.upstream) and t.state = 'available'
+             order by t.pool, t.locked, t.priority, t.seq limit 1),
+            (select true from task t where t.run_id = r.id and t.step = any (s.upstream) and t.state = 'waiting'
+             order by t.step limit 1)) is null))
 limit 100;
 
 -- name: progress
@@ -150,34 +206,38 @@ select id, name, uri, code, reason from item where run_id = $1 and state = 'unre
 -- The last attempt of every broken task of the run, with the input it belongs to.
 select t.id as task_id, t.step, s.name as step_name, t.state, t.attempt, i.name as item, a.code, a.error, a.message, a.cause
 from task t join step s on s.run_id = t.run_id and s.ordinal = t.step
-left join item i on i.id = t.item_id
+left join lateral (select name from item where id = t.item_id offset 0) i on true
 left join lateral (select code, error, message, cause from attempt a where a.task_id = t.id
                    order by a.ended_at desc limit 1) a on true
 where t.run_id = $1 and t.state in ('failed', 'quarantined')
 order by t.step, t.id limit $2;
 
--- name: held_by
--- Exactly one reason for every waiting task of a run, as groups: the first that applies, in the claim's own order.
-with run_state as (select state from run where id = $1),
-slots as (
-    select p.key as pool, sum(p.value::int) as slots from worker w, json_each_text(w.pools::json) p
-    where w.state = 'alive' and w.lease_until > clock_timestamp() group by p.key),
-waits as (
-    select t.step, t.pool, t.run_at, t.held, t.state from task t
-    where t.run_id = $1 and t.state in ('waiting', 'available') limit 10000)
-select s.name as step, case
-        when (select state from run_state) = 'paused' then 'the run is paused'
-        when waits.state = 'waiting' then 'upstream'
-        when waits.run_at > clock_timestamp() then coalesce(waits.held, 'scheduled') || ' (until ' ||
-            to_char(waits.run_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC)'
-        when slots.slots is null then 'no worker for pool "' || waits.pool || '"'
-        else 'no free slot in pool "' || waits.pool || '"' end as reason,
-    count(*) as tasks
-from waits join step s on s.run_id = $1 and s.ordinal = waits.step
-left join slots on slots.pool = waits.pool or (slots.pool = '*' and waits.pool = '*')
-group by 1, 2 order by 3 desc limit 20;
+-- name: gathered
+-- What the steps $2 of a run have made of kind $4, from inputs that still count, in the order of the inputs and of
+-- their text; $3: of one item only. A record that several inputs or steps share counts once, at the first of them.
+select r.id, r.kind, r.hash, r.body
+from (select distinct on (rr.record_id) rr.record_id, i.name, rr.place, rr.step
+      from run_record rr left join item i on i.id = rr.item_id
+      where rr.run_id = $1 and rr.step = any ($2::smallint[]) and ($3::bigint is null or rr.item_id = $3)
+        and (rr.item_id = 0 or i.state = 'active')
+      order by rr.record_id, i.name, rr.place, rr.step) as member
+join record r on r.id = member.record_id
+where r.kind = any ($4::text[])
+order by member.name, member.place, member.step, r.id;
+
+-- name: kinds_of_records
+select id, kind from record where id = any ($1::bigint[]);
+
+-- name: forget_gathered
+-- A barrier that ran again replaces what it said before, and what was made from that; $3: of this item only.
+with behind as materialized (
+    select d.ordinal, d.barrier from step d where d.run_id = $1 and (d.ordinal = $2 or $2 = any (d.upstream)))
+delete from run_record rr using behind d
+where rr.run_id = $1 and rr.step = d.ordinal and rr.item_id = coalesce($3::bigint, 0)
+  and (rr.place[1] in (select -1 - b.ordinal from behind b where b.barrier)
+       or ($3::bigint is null and coalesce(rr.place[1], 0) >= 0));
 
 -- name: workers
 select id, name, host, pid, state, pools, started_at, lease_until < clock_timestamp() as late, cause
-from worker where state in ('alive', 'draining') or ended_at > clock_timestamp() - interval '10 minutes'
+from worker where state in ('alive', 'paused', 'draining') or ended_at > clock_timestamp() - interval '10 minutes'
 order by id;

@@ -1,14 +1,4 @@
-"""For the tests of your own operators: no database, no network, no key.
-
-from gristmill import Chunk
-from gristmill.testing import ScriptedModel, perform
-
-async def test_quiz():
-    model = ScriptedModel([[{"question": "What is a lease?", "answer": "A right to finish a task."}]])
-    (qa,) = await perform(quiz, Chunk(text="A lease is a right to finish a task."), model=model)
-    assert qa.question == "What is a lease?"
-    assert "A lease is" in model.requests[0].messages[-1].content
-"""
+"""One operator, once: a scripted model and blobs in memory; no database, no network, no key."""
 
 from __future__ import annotations
 

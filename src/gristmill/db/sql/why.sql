@@ -1,0 +1,115 @@
+-- Why tasks wait. Exactly one reason for each: the first that applies, in the order in which a claim would meet them.
+
+-- name: held_by
+-- $1 the run, $2 one task of it, or null: all, in groups. The newest look costs the same however many wait: at most
+-- 5,000 that could be claimed and 5,000 that could not are grouped. A barrier that has no task yet counts none.
+with own as materialized (select id, state, after from run where id = $1),
+waits as materialized (
+    (select id, step, pool, kind, item_id, run_at, held, state, lock_key, lock_slots, crashes from task
+     where $2::bigint is null and run_id = $1 and state = 'available' limit 5000)
+    union all
+    (select id, step, pool, kind, item_id, run_at, held, state, lock_key, lock_slots, crashes from task
+     where $2::bigint is null and run_id = $1 and state = 'waiting' limit 5000)
+    union all
+    (select id, step, pool, kind, item_id, run_at, held, state, lock_key, lock_slots, crashes from task
+     where id = $2 and run_id = $1 and state in ('available', 'waiting'))),
+before as materialized (
+    select case when b.id is null then 'run ' || a.id || ', which is no more: gristmill stop --cancel ' || $1
+                when b.state in ('partial', 'failed') then
+                    'run ' || b.name || ', which ended ' || b.state || ': gristmill retry ' || b.name
+                when b.state = 'cancelled' then
+                    'run ' || b.name || ', which was cancelled: gristmill stop --cancel ' || $1
+                else 'run ' || b.name || ', which is ' || b.state end as name
+    from own cross join lateral unnest(own.after) as a (id) left join run b on b.id = a.id
+    where b.state is distinct from 'completed'
+    order by b.ended_at is null, a.id limit 1),
+running as materialized (
+    select worker_id, pool, count(*) as n from task where state = 'running' group by worker_id, pool),
+lane as materialized (
+    select p.key as pool, p.value::int as slots, w.kinds, w.state, coalesce(r.n, 0) as busy
+    from worker w cross join lateral json_each_text(w.pools::json) as p
+    left join running r on r.worker_id = w.id and r.pool = p.key
+    where w.state in ('alive', 'paused') and w.lease_until > clock_timestamp()),
+sort as materialized (
+    select w.pool, w.kind, coalesce(p.paused, false) as paused, p.slots,
+        (select coalesce(sum(n), 0) from running r where r.pool = w.pool) as busy, b.open_until, b.crashes,
+        exists (select 1 from lane l where l.pool = w.pool) as has_worker,
+        exists (select 1 from lane l where l.pool = w.pool and (l.kinds = '{}' or w.kind = any (l.kinds))) as known,
+        exists (select 1 from lane l where l.pool = w.pool and (l.kinds = '{}' or w.kind = any (l.kinds))
+                and l.state = 'alive') as alive,
+        exists (select 1 from lane l where l.pool = w.pool and (l.kinds = '{}' or w.kind = any (l.kinds))
+                and l.state = 'alive' and l.busy < l.slots) as free
+    from (select distinct pool, kind from waits) as w left join pool p on p.name = w.pool
+    left join breaker b on b.kind = w.kind and b.open_until > clock_timestamp()),
+taken as materialized (
+    select k.lock_key, count(*) as n, (array_agg(l.holder order by l.since))[1] as holder, min(l.since) as since
+    from (select distinct lock_key from waits where lock_key is not null) as k join lock l on l.key = k.lock_key
+    where l.expires_at is null or l.expires_at > clock_timestamp()
+    group by k.lock_key),
+reasons as (
+    select waits.id, waits.step, why.what, why.detail, why.more
+    from waits join sort on sort.pool = waits.pool and sort.kind = waits.kind
+    cross join own
+    left join item on item.id = waits.item_id
+    left join taken on taken.lock_key = waits.lock_key and taken.n >= waits.lock_slots
+    left join lateral (
+        select 'task ' || d.needs_id || coalesce(' (' || needed.state || ')', '') as needs
+        from dependency d left join task needed on needed.id = d.needs_id
+        where waits.state = 'waiting' and d.task_id = waits.id order by d.needs_id limit 1) as upstream on true
+    cross join lateral (values ('until ' || to_char(waits.run_at at time zone 'UTC',
+        case when waits.run_at > clock_timestamp() + interval '20 hours' then 'YYYY-MM-DD ' else '' end || 'HH24:MI:SS')
+        || ' UTC')) as later (until)
+    cross join lateral (
+        select * from (values
+            (1, own.state = 'paused', 'the run is paused', null, null),
+            (2, own.state = 'waiting', 'waits for', coalesce((select name from before), 'the next look at the runs'), ''),
+            (3, own.state <> 'running', 'the run is ' || own.state, null, null),
+            (4, item.paused, 'the item is paused', null, null),
+            (5, upstream.needs is not null, 'waits for', upstream.needs, ' and others'),
+            (6, waits.state = 'waiting', 'about to be let go', null, null),
+            (7, sort.paused, 'pool "' || waits.pool || '" is paused', null, null),
+            (8, waits.run_at > clock_timestamp(), coalesce(waits.held, 'scheduled'), '(' || later.until || ')', ' and later'),
+            (9, taken.n is not null, 'lock "' || waits.lock_key || '" held by ' || taken.holder || ' since ' ||
+                to_char(taken.since at time zone 'UTC', 'HH24:MI:SS') || ' UTC', null, null),
+            (10, sort.open_until is not null, 'operator "' || waits.kind || '" rests until ' ||
+                to_char(sort.open_until at time zone 'UTC', 'HH24:MI:SS') || ' UTC after ' || sort.crashes || ' crashes', null, null),
+            (11, sort.busy >= sort.slots, 'the limit of pool "' || waits.pool || '" over all workers (' || sort.busy ||
+                ' of ' || sort.slots || ' run)', null, null),
+            (12, not sort.has_worker, 'no worker for pool "' || waits.pool || '"', null, null),
+            (13, not sort.known, 'no worker knows operator "' || waits.kind || '"', null, null),
+            (14, not sort.alive, 'all workers of pool "' || waits.pool || '" are paused', null, null),
+            (15, waits.crashes >= 2, 'it has died with its process twice and runs alone: about to be claimed', null, null),
+            (16, not sort.free, 'no free slot in pool "' || waits.pool || '"', null, null),
+            (17, true, 'about to be claimed', null, null)) as rule (place, holds, what, detail, more)
+        where rule.holds order by rule.place limit 1) as why),
+barriers as (
+    select s.name as step, 'waits for ' || open.n || case open.n when 1 then ' open task' else ' open tasks' end ||
+        ' of step "' || open.name || '"' as reason, 0::bigint as tasks
+    from step s join run on run.id = s.run_id and run.state = 'running' cross join lateral (
+        select u.name, sum(c.n) as n
+        from step u join (select run_id, step, name, n from counter where run_id = $1 union all
+                          select run_id, step, name, n from counter_delta where run_id = $1) as c on c.step = u.ordinal
+        where u.run_id = $1 and u.ordinal = any (s.upstream) and c.name in ('available', 'running', 'waiting')
+        group by u.ordinal, u.name having sum(c.n) > 0 order by u.ordinal limit 1) as open
+    where $2::bigint is null and s.run_id = $1 and s.barrier and not s.per_item and s.opened_epoch < run.epoch)
+select step, reason, tasks from (
+    select s.name as step, r.what || coalesce(' ' || min(r.detail) || case when min(r.detail) <> max(r.detail)
+        then min(r.more) else '' end, '') as reason, count(*) as tasks
+    from reasons r join step s on s.run_id = $1 and s.ordinal = r.step group by s.name, r.what
+    union all select step, reason, tasks from barriers) as groups
+order by tasks desc, step, reason limit 50;
+
+-- name: task_story
+select t.id, t.run_id, t.state, t.attempt, t.failures, t.max_attempts, t.crashes, t.claimed_at, t.ended_at, t.kind,
+    coalesce(s.name, t.step::text) as step, r.name as run, i.name as item, w.name as worker, w.pid,
+    a.code, a.message
+from task t left join step s on s.run_id = t.run_id and s.ordinal = t.step
+left join run r on r.id = t.run_id left join item i on i.id = t.item_id left join worker w on w.id = t.worker_id
+left join lateral (select code, message from attempt a where a.task_id = t.id and a.message is not null
+                   order by a.ended_at desc limit 1) a on true
+where t.id = $1;
+
+-- name: waits_for
+-- Runs that have to be completed before this one begins, and have not yet.
+select a.id, b.name, b.state from run r cross join lateral unnest(r.after) as a (id) left join run b on b.id = a.id
+where r.id = $1 and r.state = 'waiting' and b.state is distinct from 'completed' order by a.id;
