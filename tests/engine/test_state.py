@@ -37,7 +37,8 @@ async def test_every_statement_makes_only_the_changes_of_the_table(
         await pool.execute("update worker set state = 'alive', lease_until = clock_timestamp() + interval '30 s'")
         await pool.execute("update item set paused = false")
         await pool.execute(
-            "update task set state = 'available', run_at = clock_timestamp(), crashes = 0, priority = 0, deadline = null"
+            "update task set state = 'available', run_at = clock_timestamp(), crashes = 0, priority = 0,"
+            " deadline = null"
         )
         (task,) = await queue.claim(pool, claimer, {"*": 1}, ["bare"])
         await pool.execute(
