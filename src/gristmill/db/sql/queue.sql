@@ -108,6 +108,7 @@ plain as materialized (
             select t.id from task t
             where t.run_id = active.id and t.pool = lane.pool and t.state = 'available' and not t.locked
               and t.seq > lane.low and t.run_at <= clock_timestamp() and t.kind = any ((select kinds from known)::text[])
+              and (t.deadline is null or t.deadline > clock_timestamp())
               and t.crashes < 2
             order by t.priority, t.seq
             limit lane.want for update skip locked) as t
