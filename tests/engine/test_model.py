@@ -34,7 +34,7 @@ DIED = hashlib.sha256(b"worker died").digest()
 NAMES = "abcdefghij"
 BEYOND = 2**40
 SLOTS = {"one": 1, "two": 2}  # of the locks
-HISTORIES, STEPS_EACH = 60, 60
+HISTORIES, STEPS_EACH = 100, 60
 RESCUED = -32768
 
 LOOK = """
@@ -184,13 +184,13 @@ ACTIONS: dict[str, tuple[int, Callable[[Random], dict[str, Any]]]] = {
         "pool": d.choice(("*", "parse")), "slots": d.choice((None, None, 1, 2, 4)), "paused": d.random() < 0.2,
     }),
     "lock": (4, lambda d: {"number": d.randrange(2), "key": d.choice(("one", "two")), "n": d.randint(1, 3)}),
-    "hold": (2, lambda d: {"number": d.randrange(2), "key": d.choice(("one", "two")), "over": d.random() < 0.5}),
+    "hold": (4, lambda d: {"number": d.randrange(2), "key": d.choice(("one", "two")), "over": d.random() < 0.5}),
     "depend": (6, lambda d: {"number": d.randrange(2), "of": [d.randrange(8) for _ in range(d.randint(1, 2))]}),
     "abandon": (6, lambda d: {}),
     "add": (5, lambda d: {"number": d.randrange(2), "names": names(d, 5)}),
     "seal": (8, lambda d: {"number": d.randrange(2), "dropped": set(names(d, 1)) if d.random() < 0.4 else set()}),
     "withdraw": (4, lambda d: {"number": d.randrange(2), "name": d.choice(NAMES)}),
-    "cancel": (2, lambda d: {"number": d.randrange(2), "all_of_it": d.random() < 0.6}),
+    "cancel": (4, lambda d: {"number": d.randrange(2), "all_of_it": d.random() < 0.6}),
     "retry": (10, lambda d: {
         "number": d.randrange(2), "cause": d.choice((None, None, CAUSES[0].cause, CAUSES[1].cause, CRASHED, DIED)),
     }),
@@ -198,7 +198,7 @@ ACTIONS: dict[str, tuple[int, Callable[[Random], dict[str, Any]]]] = {
     "resume": (6, lambda d: {"number": d.randrange(2)}),
     "advance": (8, lambda d: {"number": d.randrange(2)}),
     "sweep": (3, lambda d: {}),
-    "work_off": (8, lambda d: {"number": d.randrange(2), "badly": d.random() < 0.3}),
+    "work_off": (12, lambda d: {"number": d.randrange(2), "badly": d.random() < 0.3}),
     "fold": (2, lambda d: {}),
 }  # fmt: skip
 WEIGHTS = [weight for weight, _ in ACTIONS.values()]

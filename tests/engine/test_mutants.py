@@ -21,7 +21,7 @@ from tests.engine.mutants import MODEL, MUTANTS, Mutant, sown
 from tests.engine.test_model import FORGET, explore
 from tests.engine.test_queue import until_blocked
 
-HISTORIES, STEPS_EACH = 60, 60  # at most, for one mutant
+HISTORIES, STEPS_EACH = 100, 60  # at most, for one mutant
 BROKEN_SQL = (
     asyncpg.SyntaxOrAccessError,
     asyncpg.DataError,
