@@ -73,7 +73,8 @@ async def asked(options: argparse.Namespace) -> None:
     from pydantic import BaseModel
 
     from gristmill.db.database import open_pool
-    from gristmill.llm.ledger import Ledger, LedgeredModel
+    from gristmill.llm.ledger import Ledger
+    from gristmill.llm.ledgered import LedgeredModel
     from gristmill.llm.openai import OpenAIModel
     from gristmill.llm.structured import Asker
 

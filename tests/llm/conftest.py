@@ -18,7 +18,8 @@ import pytest
 from pyreqwest.client import Client, ClientBuilder
 
 from gristmill.db.migrate import migrate
-from gristmill.llm.ledger import Ledger, LedgeredModel
+from gristmill.llm.ledger import Ledger
+from gristmill.llm.ledgered import LedgeredModel
 from gristmill.llm.openai import OpenAIModel
 
 ROOT = Path(__file__).parents[2]

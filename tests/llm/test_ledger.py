@@ -18,7 +18,8 @@ from gristmill.db.database import open_pool
 from gristmill.db.statements import statements
 from gristmill.errors import Busy, ModelRefused, ModelUnavailable, TransientError
 from gristmill.llm.entries import Entry, call_key
-from gristmill.llm.ledger import Ledger, LedgeredModel
+from gristmill.llm.ledger import Ledger
+from gristmill.llm.ledgered import LedgeredModel
 from gristmill.llm.model import Answer, Message, Reply, Request, UnusableAnswer
 from gristmill.llm.openai import OpenAIModel
 from tests.llm.conftest import OwnDatabase, ScriptedServer

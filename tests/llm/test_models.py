@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from gristmill.errors import ModelSetupError
-from gristmill.llm.ledger import Ledger, LedgeredModel
+from gristmill.llm.ledger import Ledger
+from gristmill.llm.ledgered import LedgeredModel
 from gristmill.llm.model import Message, Request
 from gristmill.llm.models import open_model
 from tests.llm.conftest import ScriptedServer

@@ -12,7 +12,8 @@ import pytest
 
 from gristmill.errors import Busy, InvalidOutput, ModelRefused, ModelSetupError, ModelUnavailable
 from gristmill.llm import openai
-from gristmill.llm.ledger import Ledger, LedgeredModel
+from gristmill.llm.ledger import Ledger
+from gristmill.llm.ledgered import LedgeredModel
 from gristmill.llm.model import Message, Request, UnusableAnswer, Usage
 from gristmill.llm.openai import OpenAIModel
 from gristmill.llm.responses import clean_text, glance, retry_after

@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field
 
 from gristmill.errors import InvalidOutput, UsageError
 from gristmill.llm.ladder import NoJson, parse_answer, without_reasoning
-from gristmill.llm.ledger import Ledger, LedgeredModel
+from gristmill.llm.ledger import Ledger
+from gristmill.llm.ledgered import LedgeredModel
 from gristmill.llm.openai import OpenAIModel
 from gristmill.llm.prompt import load_prompt
 from gristmill.llm.structured import Asker

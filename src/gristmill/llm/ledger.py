@@ -26,10 +26,10 @@ import asyncpg
 
 from gristmill.db.database import RECONNECT
 from gristmill.db.statements import statements
-from gristmill.errors import Busy, InvalidOutput, ModelRefused, ModelUnavailable, TransientError
+from gristmill.errors import Busy, TransientError
 from gristmill.llm.batches import Batches
-from gristmill.llm.entries import Entry, ModelUsage, call_key
-from gristmill.llm.model import Answer, Binding, RemoteModel, Reply, Request, UnusableAnswer
+from gristmill.llm.entries import Entry, ModelUsage
+from gristmill.llm.model import Reply
 from gristmill.llm.responses import clean_text
 from gristmill.llm.spool import Spool
 
@@ -268,73 +268,9 @@ class Ledger:
         return task
 
 
-class LedgeredModel:
-    """A paid model whose answers all go through the ledger."""
-
-    def __init__(self, model: RemoteModel, ledger: Ledger, *, owns_ledger: bool = False) -> None:
-        self._model = model
-        self._ledger = ledger
-        self._owns_ledger = owns_ledger
-        self._fingerprint = model.binding.fingerprint()
-
-    @property
-    def binding(self) -> Binding:
-        return self._model.binding
-
-    async def complete(self, request: Request) -> Answer:
-        """The answer from the ledger, or a fresh one. Raises what the model raises, and what `Ledger.begin` raises."""
-        binding = self._model.binding
-        entry = Entry(
-            self.key(request), uuid.uuid4(), self._ledger.worker, binding.provider, binding.model,
-            request.task, request.run,
-        )  # fmt: skip
-        maybe_paid = False
-        try:
-            known = await self._ledger.begin(entry)
-            if known is None:
-                maybe_paid = True
-                reply = await self._model.fetch(request)
-        except BaseException as error:
-            await self._ledger.give_back(entry, maybe_paid=maybe_paid and not _surely_unpaid(error))
-            raise
-        if known is not None:
-            return self._read_again(known)
-        reply = await self._ledger.journal(entry, reply)
-        try:
-            return self._model.read(reply)
-        except InvalidOutput as error:
-            await self._ledger.reject(entry.key, error.message)
-            raise
-
-    async def reject(self, request: Request, why: str) -> None:
-        """Notes in the ledger that the answer to this request was of no use."""
-        await self._ledger.reject(self.key(request), why)
-
-    def key(self, request: Request) -> bytes:
-        return call_key(self._fingerprint, request)
-
-    async def close(self) -> None:
-        """Closes the model's connections, and the ledger only when it is this model's own: others may use it."""
-        if self._owns_ledger:
-            await self._ledger.close()
-        await self._model.close()
-
-    def _read_again(self, reply: Reply) -> Answer:
-        try:
-            return replace(self._model.read(reply), from_ledger=True)
-        except UnusableAnswer as error:
-            error.from_ledger = True
-            raise
-
-
 def _key_of(entry: Entry) -> bytes:
     return entry.key
 
 
 def _name(error: BaseException | None) -> str:
     return str(error) or type(error).__name__
-
-
-def _surely_unpaid(error: BaseException) -> bool:
-    unreachable = isinstance(error, ModelUnavailable) and error.code == "M301"
-    return unreachable or isinstance(error, ModelRefused | Busy)

@@ -59,7 +59,8 @@ def open_model(
     )  # fmt: skip
     if ledger is None and pool is None:
         return model
-    from gristmill.llm.ledger import Ledger, LedgeredModel
+    from gristmill.llm.ledger import Ledger
+    from gristmill.llm.ledgered import LedgeredModel
 
     if ledger is not None:
         return LedgeredModel(model, ledger)
