@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types imports unit format lock clean
+.PHONY: demo test lint types imports unit thorough format lock clean
 
 # The environment is made again when a lock file or the project's own declaration changes.
 $(VENV)/run.stamp: requirements/run.lock pyproject.toml
@@ -33,6 +33,9 @@ imports: $(VENV)/develop.stamp
 
 unit: $(VENV)/develop.stamp
 	$(BIN)/pytest -n 2
+
+thorough: $(VENV)/develop.stamp  ## all tests, also the proofs that take minutes
+	$(BIN)/pytest -n 2 -m "thorough or not thorough"
 
 format: $(VENV)/develop.stamp
 	$(BIN)/ruff format .

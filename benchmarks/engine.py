@@ -5,8 +5,8 @@
 "limit" is hand-written SQL through asyncpg: claim 100, complete 100, two commits, SKIP LOCKED, a token, the result
 kept. Gristmill does what it always does: leases, attempts, counters, events, a beat process. Both use the embedded
 server with its durable settings; measurements alternate, each in a fresh database; figures are medians over the
-rounds, ratios are taken inside a round. `--peers` names a Python in which pgqueuer or procrastinate are installed
-(never the project's).
+rounds, ratios are taken inside a round. `--peers` names a Python in which pgqueuer, procrastinate,
+oban (Python 3.12) or dbos are installed (never the project's); they go into a section of their own.
 """
 
 from __future__ import annotations
@@ -245,14 +245,17 @@ async def measure(sizes: Sizes, peers: str | None) -> str:
             enqueued["limit"].append(await enqueue_limit(made, sizes))
             enqueued["gristmill"].append(await enqueue_gristmill(made, sizes))
             for name in engine_peers.NAMES if peers else ():
-                found = await engine_peers.measure(made, peers or "", name, sizes.tasks // 8, sizes.latencies // 6)
+                found = await engine_peers.measure(
+                    made, peers or "", name, sizes.tasks // 8, sizes.single // 5, sizes.latencies // 5
+                )
                 if found is not None:
                     peer_rows[name].append(found)
         first = await first_job_limit(made)
         idle = await idle_gristmill(made, sizes)
     parts = [_drain_table(drains), _enqueue_table(enqueued), _idle_text(idle, first)]
     if peer_rows:
-        parts.append(engine_peers.report(peer_rows))
+        limits = [[drain.per_second for drain in drains["limit", processes]] for processes in (1, 2)]
+        parts.append(engine_peers.report(peer_rows, list(zip(*limits, strict=True))))
     return "\n\n".join(parts)
 
 
@@ -304,13 +307,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.engine", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="about a minute")
     parser.add_argument("--write", action="store_true", help="put the tables into RESULTS.md")
-    parser.add_argument("--peers", metavar="PYTHON", help="an interpreter with pgqueuer or procrastinate")
+    parser.add_argument("--peers", metavar="PYTHON", help="an interpreter with pgqueuer, procrastinate, oban or dbos")
     options = parser.parse_args()
     text = asyncio.run(measure(QUICK if options.quick else FULL, options.peers))
     print(text)
     if options.write:
         flags = (" --quick" if options.quick else "") + (" --peers PYTHON" if options.peers else "")
-        publish("engine", text, f"python -m benchmarks.engine{flags}")
+        publish("engine_peers" if options.peers else "engine", text, f"python -m benchmarks.engine{flags}")
 
 
 if __name__ == "__main__":

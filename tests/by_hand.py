@@ -25,7 +25,10 @@ class Hand:
     def __init__(self, app: App, claimer: Claimer) -> None:
         self.app = app
         self.claimer = claimer
-        self.performer = RecordPerformer(app.pool, app.blobs, app.models, app.settings.language)
+        self.performer = RecordPerformer(
+            app.pool, app.blobs, app.models, app.settings.language, prompts=app.settings.prompts,
+            services={"docling": app.settings.docling_url} if app.settings.docling_url else {},
+        )  # fmt: skip
         self.order: Callable[[list[Task]], list[Task]] = list
 
     async def claim(self) -> list[Task]:

@@ -1,8 +1,9 @@
 """A scripted model behind a real HTTP server: `python -m tests.model_server --port 0 --latency 0.2`.
 
-It prints {"port": N} on stdout and answers POST /v1/chat/completions from the content of the request alone, so that the
-same question always gets the same answer. POST /control changes its settings (a JSON object of fields of `Settings`,
-or {"reset": true}), GET /stats says what it was asked. Faults are rules:
+It prints {"port": N} on stdout and speaks chat completions, responses, Anthropic's messages, Gemini and embeddings
+below /v1, also as streams, and batches. Answers are made from the request alone: the same question always gets the
+same answer. POST /control changes its settings (a JSON object of fields of `Settings`, or {"reset": true}), GET /stats says what it was
+asked, GET /last the last request that it got. Faults are rules:
 
     {"kind": "error", "status": 500, "every": 10}        each tenth request
     {"kind": "cut", "fraction": 0.05}                    the requests whose hash says so, each time they come
@@ -19,25 +20,37 @@ import asyncio
 import dataclasses
 import hashlib
 import json
-import re
 import struct
 import sys
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
+from tests.model_answers import Question, answer, decorate
+from tests.model_batches import BatchShelf
+from tests.model_protocols import Protocol, Said, protocol_of, shortened
+
 SHAPES = ("plain", "prose", "fence", "think", "nul", "surrogate")
-FORMATS = ("json_schema", "json_object", "text")
+FORMATS = ("json_schema", "json_object", "tool", "text")
 
 
 @dataclass
 class Settings:
     latency: float = 0.0  # seconds before every answer
     key: str = ""  # answer 401 unless the bearer token is this
-    requests_per_minute: int = 0  # answer 429 beyond it, counted over the last 60 seconds; 0 is no limit
+    requests_per_minute: int = 0  # answer 429 beyond it, counted over the last `window` seconds; 0 is no limit
+    tokens_per_minute: int = 0  # the same for tokens of the question and the answer
+    window: float = 60.0  # seconds: how long the server's minute is
+    tell_limits: bool = False  # say in headers how much is left
     shape: str = "plain"  # one of SHAPES: what stands around the JSON
     formats: tuple[str, ...] = FORMATS  # answer 400 to a response_format that is not among them
+    reasoning: str = ""  # what the model says that it thought
+    pause: float = 0.0  # seconds between two events of a stream
+    batch_seconds: float = 0.0  # how long a batch takes
+    batch_fault: dict[str, Any] = field(default_factory=dict)  # what goes wrong in batches: tests/model_batches.py
     echo_key: bool = False  # put the Authorization header into every answer and error
     faults: list[dict[str, Any]] = field(default_factory=list)
 
@@ -62,106 +75,48 @@ class Stats:
         }  # fmt: skip
 
 
-@dataclass
-class Question:
-    """What one request asks for."""
+@dataclass(frozen=True)
+class Call:
+    """One request to the model."""
 
-    system: str
-    user: str
-    schema: dict[str, Any] | None
-    format: str
+    protocol: Protocol
+    path: str
+    headers: dict[str, str]
+    raw: bytes
+    stats: Stats  # of the time when it came: one that a reset left behind must not be counted in the new figures
 
-    @classmethod
-    def read(cls, body: dict[str, Any]) -> Question:
-        messages = body.get("messages", [])
-        system = "\n".join(m["content"] for m in messages if m["role"] == "system")
-        user = "\n".join(m["content"] for m in messages if m["role"] == "user")
-        wanted = body.get("response_format") or {}
-        schema = wanted.get("json_schema", {}).get("schema")
-        if schema is None and (told := re.search(r"JSON schema:\n(\{.*\})", system)):
-            schema = json.loads(told[1])
-        return cls(system, user, schema, wanted.get("type", "text"))
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(self.raw).hexdigest()
 
-    @property
-    def passage(self) -> str:
-        found = re.search(r"<passage>\n(.*?)\n</passage>", self.user, re.DOTALL)
-        return found[1] if found else self.user
+    @cached_property
+    def body(self) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads(self.raw)
+        return body
+
+    @cached_property
+    def question(self) -> Question:
+        return self.protocol.question(self.body)
 
     @property
-    def count(self) -> int:
-        found = re.search(r"\b(\d{1,2}) questions?\b", self.user)
-        return int(found[1]) if found else 2
+    def key(self) -> str:
+        return self.headers.get(self.protocol.key_header, "").removeprefix("Bearer ")
 
-    def sentences(self) -> list[str]:
-        found = re.findall(r"[^.!?。！？\n]{8,}[.!?。！？]", self.passage)
-        return [sentence.strip() for sentence in found] or [self.passage.strip()[:200]]
+    @property
+    def stream(self) -> bool:
+        return bool(self.body.get("stream")) or "streamGenerateContent" in self.path
 
-
-def answer(question: Question) -> str:
-    """The text of the answer: JSON for a schema, else an echo."""
-    if question.schema is None:
-        return f"You said: {question.user}"
-    filler = _Filler(question)
-    return json.dumps(filler.value(question.schema, "answer", 0), ensure_ascii=False)
-
-
-class _Filler:
-    """Makes a value for any schema; fields called question, answer and quote come from the passage."""
-
-    def __init__(self, question: Question) -> None:
-        self.question = question
-        self.schema = question.schema or {}
-        self.sentences = question.sentences()
-        self.digest = hashlib.sha256(question.user.encode()).hexdigest()
-
-    def value(self, schema: dict[str, Any], name: str, place: int) -> Any:
-        if "$ref" in schema:
-            schema = self.schema["$defs"][schema["$ref"].rsplit("/", 1)[-1]]
-        if "enum" in schema:
-            return schema["enum"][place % len(schema["enum"])]
-        if "const" in schema:
-            return schema["const"]
-        options = schema.get("anyOf") or schema.get("oneOf")
-        if options:
-            return self.value(options[0], name, place)
-        return self._by_type(schema, name, place)
-
-    def _by_type(self, schema: dict[str, Any], name: str, place: int) -> Any:
-        kind = schema.get("type", "string")
-        if kind == "object":
-            return {key: self.value(part, key, place) for key, part in schema.get("properties", {}).items()}
-        if kind == "array":
-            return [self.value(schema.get("items", {}), name, number) for number in range(self.question.count)]
-        if kind == "integer":
-            return int(schema.get("minimum", 1)) + place
-        if kind == "number":
-            return float(schema.get("minimum", 1)) + place / 2
-        return {"boolean": True, "null": None}.get(kind, self._text(name, place))
-
-    def _text(self, name: str, place: int) -> str:
-        sentence = self.sentences[place % len(self.sentences)]
-        if name == "question":
-            return f"What is said about {' '.join(sentence.split()[:6])} ({place + 1})?"
-        if name in ("quote", "answer", "evidence"):
-            return sentence
-        return f"{name} {place + 1} of {self.digest[:8]}"
-
-
-def decorate(text: str, shape: str) -> str:
-    return {
-        "prose": f"Of course! Here is what you asked for:\n\n{text}\n\nI hope that helps.",
-        "fence": f"```json\n{text}\n```",
-        "think": f"<think>They want {{json}}, so [let me] think.</think>\n{text}",
-        "nul": text.replace(" ", "\x00", 1),
-        "surrogate": text.replace(" ", "\ud800", 1),
-    }.get(shape, text)
+    def error(self, status: int, message: str, code: str) -> dict[str, Any]:
+        return self.protocol.error(status, message, code)
 
 
 class ModelServer:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stats = Stats()
-        self.recent: deque[float] = deque()
+        self.last: dict[str, Any] = {}
+        self.batches = BatchShelf(self)
+        self.recent: deque[tuple[float, int]] = deque()  # when, and how many tokens
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection with any number of requests."""
@@ -180,64 +135,113 @@ class ModelServer:
     ) -> bool:
         """Writes one response; False when the connection must not be used again."""
         if path == "/stats":
-            writer.write(_response(200, self.stats.public()))
+            writer.write(_response(200, {**self.stats.public(), **self.batches.public()}))
+        elif path == "/last":
+            writer.write(_response(200, self.last))
         elif path == "/control" and method == "POST":
             self.control(json.loads(body))
             writer.write(_response(200, {"settings": dataclasses.asdict(self.settings)}))
-        elif path.endswith("/chat/completions") and method == "POST":
+        elif method == "POST" and (protocol := protocol_of(path)) is not None:
             stats = self.stats  # a reset meanwhile must not count this request as ended in the new figures
             stats.active += 1
             stats.max_active = max(stats.max_active, stats.active)
             try:
-                return await self.complete(headers, body, writer)
+                return await self.complete(Call(protocol, path, headers, body, stats), writer)
             finally:
                 stats.active -= 1
         else:
-            writer.write(_response(404, {"error": {"message": f"no such path: {path}"}}))
+            return self.batched(method, path, body, writer)
+        return True
+
+    def batched(self, method: str, path: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
+        told = self.batches.answer(method, path, body)
+        if told is None:
+            writer.transport.abort()
+            return False
+        status, document = told
+        writer.write(
+            _response(status, {"error": {"message": f"no such path: {path}"}} if document is None else document)
+        )
         return True
 
     def control(self, change: dict[str, Any]) -> None:
         if change.pop("reset", False):
             self.settings, self.stats = Settings(), Stats()
             self.recent.clear()
+            self.batches = BatchShelf(self)
         self.settings = dataclasses.replace(self.settings, **change)
 
-    async def complete(self, headers: dict[str, str], raw: bytes, writer: asyncio.StreamWriter) -> bool:
+    async def complete(self, call: Call, writer: asyncio.StreamWriter) -> bool:
         stats, settings = self.stats, self.settings
         stats.requests += 1
-        digest = hashlib.sha256(raw).hexdigest()
-        stats.seen[digest] += 1
-        number, times = stats.requests, stats.seen[digest]
-        refused = self.refusal(headers, raw)
+        self.last = {"path": call.path, "headers": call.headers, "body": call.body}
+        stats.seen[call.digest] += 1
+        number, times = stats.requests, stats.seen[call.digest]
+        refused = self.refusal(call)
         if settings.latency:
             await asyncio.sleep(settings.latency)
         if refused is not None:
             return self.send(writer, *refused)
-        fault = self.pick_fault(number, digest, times)
+        fault = self.pick_fault(number, call.digest, times)
         if fault is not None:
             stats.faults[fault["kind"]] += 1
-            return await self.misbehave(fault, digest, raw, headers, writer)
+            return await self.misbehave(fault, call, writer)
         stats.answered += 1
-        return self.send(writer, 200, self.completion(raw, headers), digest=digest)
+        return await self.send_answer(writer, call, self.said(call))
 
-    def refusal(self, headers: dict[str, str], raw: bytes) -> tuple[int, Any, dict[str, str]] | None:
+    def refusal(self, call: Call) -> tuple[int, Any, dict[str, str]] | None:
         settings = self.settings
-        given = headers.get("authorization", "").removeprefix("Bearer ")
-        if settings.key and given != settings.key:
-            shown = given if settings.echo_key else "..."
-            return 401, {"error": {"message": f"Incorrect API key provided: {shown}", "code": "invalid_api_key"}}, {}
-        if settings.requests_per_minute:
-            now = time.monotonic()
-            while self.recent and self.recent[0] <= now - 60:
-                self.recent.popleft()
-            if len(self.recent) >= settings.requests_per_minute:
-                wait = f"{self.recent[0] + 60 - now:.3f}"
-                return 429, {"error": {"message": "requests per minute", "code": "rate_limited"}}, {"retry-after": wait}
-            self.recent.append(now)
-        wanted = (json.loads(raw).get("response_format") or {}).get("type", "text")
-        if wanted not in settings.formats:
-            return 400, {"error": {"message": f"response_format of type {wanted} is not supported"}}, {}
+        if settings.key and call.key != settings.key:
+            shown = call.key if settings.echo_key else "..."
+            return 401, call.error(401, f"Incorrect API key provided: {shown}", "invalid_api_key"), {}
+        if (settings.requests_per_minute or settings.tokens_per_minute) and (refused := self.over_quota(call)):
+            return refused
+        try:
+            form = call.question.format
+        except (ValueError, LookupError, TypeError) as error:
+            return 400, call.error(400, f"{type(error).__name__}: {error}", "invalid_request_error"), {}
+        if form not in settings.formats:
+            return 400, call.error(400, call.protocol.unsupported(form), "invalid_request_error"), {}
         return None
+
+    def over_quota(self, call: Call) -> tuple[int, Any, dict[str, str]] | None:
+        """Counts the request over a sliding window; what is refused is not counted."""
+        settings, now = self.settings, time.monotonic()
+        while self.recent and self.recent[0][0] <= now - settings.window:
+            self.recent.popleft()
+        tokens = sum(self.tokens(call)) if settings.tokens_per_minute else 0
+        used = sum(taken for _, taken in self.recent)
+        for what, over in (
+            ("requests", settings.requests_per_minute and len(self.recent) >= settings.requests_per_minute),
+            ("tokens", settings.tokens_per_minute and used + tokens > settings.tokens_per_minute),
+        ):
+            if over:
+                wait = f"{self.recent[0][0] + settings.window - now:.3f}"
+                error = call.error(429, f"{what} per minute", "rate_limited")
+                return 429, error, {"retry-after": wait, **self.limits()}
+        self.recent.append((now, tokens))
+        return None
+
+    def limits(self) -> dict[str, str]:
+        settings = self.settings
+        if not settings.tell_limits or not settings.requests_per_minute:
+            return {}
+        left = settings.requests_per_minute - len(self.recent)
+        return {
+            "x-ratelimit-limit-requests": str(settings.requests_per_minute),
+            "x-ratelimit-remaining-requests": str(max(0, left)), "x-ratelimit-reset-requests": "1s",
+        }  # fmt: skip
+
+    def tokens(self, call: Call) -> tuple[int, int]:
+        said = self.said(call)
+        return said.tokens_in, said.tokens_out
+
+    def said(self, call: Call) -> Said:
+        text = decorate(answer(call.question), self.settings.shape)
+        return Said(
+            text, reasoning=self.settings.reasoning, tool=call.question.tool, tokens_in=len(json.dumps(call.body)) // 4,
+            tokens_out=len(text) // 4 + 3,
+        )  # fmt: skip
 
     def pick_fault(self, number: int, digest: str, times: int) -> dict[str, Any] | None:
         for rule in self.settings.faults:
@@ -255,85 +259,112 @@ class ModelServer:
                 return rule
         return None
 
-    async def misbehave(
-        self, fault: dict[str, Any], digest: str, raw: bytes, headers: dict[str, str], writer: asyncio.StreamWriter
-    ) -> bool:
+    async def misbehave(self, fault: dict[str, Any], call: Call, writer: asyncio.StreamWriter) -> bool:
         kind, status = fault["kind"], int(fault.get("status", 500))
         if kind == "error":
             message = fault.get("message", "the server had an error")
-            shown = headers.get("authorization", "") if self.settings.echo_key else ""
-            return self.send(writer, status, {"error": {"message": f"{message} {shown}".strip()}})
-        if kind in ("rate", "quota"):
+            shown = call.key if self.settings.echo_key else ""
+            return self.send(
+                writer, status, call.error(status, f"{message} {shown}".strip(), fault.get("code", "api_error"))
+            )
+        if kind in ("rate", "quota", "day"):
             extra = {"retry-after": str(fault["retry_after"])} if "retry_after" in fault else {}
             code = "insufficient_quota" if kind == "quota" else "rate_limit_exceeded"
-            return self.send(writer, 429, {"error": {"message": "slow down", "code": code}}, extra)
+            message = (
+                "Rate limit reached on requests per day (RPD): Limit 200, Used 200" if kind == "day" else "slow down"
+            )
+            return self.send(writer, 429, call.error(429, fault.get("message", message), code), extra)
         if kind == "hang":
             await asyncio.sleep(float(fault.get("seconds", 3600)))
             return False
         if kind == "html":
-            return self.send(writer, 200, "<html><body>Bad gateway</body></html>", digest=digest)
+            return self.send(writer, 200, "<html><body>Bad gateway</body></html>", call=call)
         if kind == "redirect":
             return self.send(writer, 302, {}, {"location": "http://127.0.0.1:9/"})
-        return self.spoil(kind, fault, digest, raw, headers, writer)
+        return await self.spoil(kind, fault, call, writer)
 
-    def spoil(
-        self, kind: str, fault: dict[str, Any], digest: str, raw: bytes, headers: dict[str, str],
-        writer: asyncio.StreamWriter,
-    ) -> bool:  # fmt: skip
+    async def spoil(self, kind: str, fault: dict[str, Any], call: Call, writer: asyncio.StreamWriter) -> bool:
         """The faults that are wrong answers rather than errors."""
-        body = self.completion(raw, headers)
-        choice = body["choices"][0]
-        text = choice["message"]["content"]
-        if kind == "cut":
-            choice["message"]["content"] = text[: max(1, len(text) * 2 // 3)]
-        elif kind == "length":
-            choice["message"]["content"] = text[: max(1, len(text) * 2 // 3)]
-            choice["finish_reason"] = "length"
-        elif kind == "empty_choices":
-            body["choices"] = []
+        said = self.said(call)
+        if kind in ("cut", "length"):
+            said = replace(shortened(said), finish="length" if kind == "length" else "stop")
+        elif kind in ("refusal", "filter"):
+            said = replace(said, text="I cannot help with that.", finish=kind, tool="")
         elif kind == "big":
-            choice["message"]["content"] = "x" * int(fault.get("bytes", 20_000_000))
-        elif kind == "wrong":
-            choice["message"]["content"] = fault.get("text", '{"unexpected": true}')
-        elif kind == "cut_envelope":
-            return self.send(writer, 200, json.dumps(body)[:-30], digest=digest)
-        elif kind == "reset":
-            data = _response(200, body)
+            said = replace(said, text="x" * int(fault.get("bytes", 20_000_000)))
+        elif kind in ("wrong", "prose"):
+            text = "I would rather talk about the weather." if kind == "prose" else '{"unexpected": true}'
+            said = replace(said, text=fault.get("text", text), tool="")
+        elif kind == "think":
+            said = replace(said, text=decorate(said.text, "think"), tool="")
+        else:
+            return await self.break_off(kind, fault, call, said, writer)
+        return await self.send_answer(writer, call, said)
+
+    async def break_off(
+        self, kind: str, fault: dict[str, Any], call: Call, said: Said, writer: asyncio.StreamWriter
+    ) -> bool:
+        """The faults of the bytes themselves."""
+        document = self.document(call, said)
+        if kind == "empty_choices":
+            return self.send(writer, 200, call.protocol.empty(document), call=call)
+        if kind == "cut_envelope" and not call.stream:
+            return self.send(writer, 200, json.dumps(document)[:-30], call=call)
+        if kind in ("cut_envelope", "stream_cut", "stream_error"):
+            events = list(call.protocol.events(call.body, said))
+            last = [events[2][:-30]] if kind == "cut_envelope" else []
+            last = [call.protocol.broken()] if kind == "stream_error" else last
+            return await self.send_events(writer, [*events[:2], *last], call=call)
+        if kind == "trickle":
+            data = _response(200, document)
+            place = data.index(b"\r\n\r\n") + 4
+            writer.write(data[:place])
+            for at in range(place, len(data)):
+                writer.write(data[at : at + 1])
+                await writer.drain()
+                await asyncio.sleep(float(fault.get("pause", 0.1)))
+            return True
+        if kind == "reset":
+            data = _response(200, document)
             writer.write(data[: len(data) // 2])
             sock = writer.get_extra_info("socket")
             sock.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER 0: close with a reset
-            self.stats.by_status["reset"] += 1
-            self.stats.bodies[digest] += 1
+            call.stats.by_status["reset"] += 1
+            call.stats.bodies[call.digest] += 1
             writer.transport.abort()
             return False
-        else:
-            raise ValueError(f"no such fault: {kind}")
-        return self.send(writer, 200, body, digest=digest)
+        raise ValueError(f"no such fault: {kind}")
 
-    def completion(self, raw: bytes, headers: dict[str, str]) -> dict[str, Any]:
-        request = json.loads(raw)
-        text = decorate(answer(Question.read(request)), self.settings.shape)
-        tokens_in, tokens_out = len(raw) // 4, len(text) // 4 + 1
-        body: dict[str, Any] = {
-            "id": f"chatcmpl-{hashlib.sha256(raw).hexdigest()[:16]}", "object": "chat.completion",
-            "model": request.get("model", "?"),
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
-            "usage": {
-                "prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out,
-                "prompt_tokens_details": {"cached_tokens": 3}, "completion_tokens_details": {"reasoning_tokens": 2},
-            },
-        }  # fmt: skip
-        if self.settings.echo_key:
-            body["debug"] = headers.get("authorization", "")
-        return body
+    def document(self, call: Call, said: Said) -> dict[str, Any]:
+        document = call.protocol.document(call.body, said)
+        return document | ({"debug": call.key} if self.settings.echo_key else {})
+
+    async def send_answer(self, writer: asyncio.StreamWriter, call: Call, said: Said) -> bool:
+        if call.stream:
+            return await self.send_events(writer, call.protocol.events(call.body, said), call=call)
+        return self.send(writer, 200, self.document(call, said), self.limits(), call=call)
+
+    async def send_events(self, writer: asyncio.StreamWriter, events: Iterable[bytes], *, call: Call) -> bool:
+        call.stats.by_status["200"] += 1
+        call.stats.bodies[call.digest] += 1
+        lines = ["HTTP/1.1 200 -", "content-type: text/event-stream", "transfer-encoding: chunked"]
+        lines += [f"{name}: {value}" for name, value in self.limits().items()]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+        for event in events:
+            writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+            if self.settings.pause:
+                await writer.drain()
+                await asyncio.sleep(self.settings.pause)
+        writer.write(b"0\r\n\r\n")
+        return True
 
     def send(
         self, writer: asyncio.StreamWriter, status: int, body: Any, headers: dict[str, str] | None = None,
-        *, digest: str = "",
+        *, call: Call | None = None,
     ) -> bool:  # fmt: skip
-        self.stats.by_status[str(status)] += 1
-        if digest:
-            self.stats.bodies[digest] += 1
+        (call.stats if call else self.stats).by_status[str(status)] += 1
+        if call:
+            call.stats.bodies[call.digest] += 1
         writer.write(_response(status, body, headers))
         return True
 

@@ -13,7 +13,8 @@ from gristmill.app import App
 from gristmill.data.kinds import Source
 from gristmill.errors import UsageError, WorkflowError
 from gristmill.operators.operator import Context, StepSpec, operator
-from gristmill.workflow import Workflow, qa_workflow
+from gristmill.workflow import Workflow
+from gristmill.workflow_files import find_workflow
 from tests.by_hand import Hand, hand_of
 
 
@@ -135,7 +136,7 @@ def test_a_plain_list_says_nothing_about_lines_so_that_its_fingerprint_stays() -
     named = Workflow("w", [words.after("inputs"), loud.after("g_words"), keep.using(after="g_loud")])
     assert named == plain
     assert named.fingerprint() == plain.fingerprint()
-    assert qa_workflow().edges == ((-1,), (0,), (1,), (2,), (3,))
+    assert find_workflow("qa").edges == ((-1,), (0,), (1,), (2,), (3,))
 
 
 def test_a_graph_is_stored_and_found_again() -> None:

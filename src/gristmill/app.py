@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import uuid
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -17,10 +18,11 @@ from gristmill.bindings import ModelSource
 from gristmill.config import HANDED_ON, Settings, load_settings
 from gristmill.crew.launch import Crew
 from gristmill.data import records
-from gristmill.data.blobs import Blobs
 from gristmill.data.kinds import Source, canonical_json, content_hash
 from gristmill.data.records import NewRecord, Work
-from gristmill.data.scan import Found, Unreadable, scan
+from gristmill.data.scan import Found, Unreadable, told
+from gristmill.data.selection import Inputs
+from gristmill.data.shared_blobs import open_blobs
 from gristmill.db import embedded
 from gristmill.db.database import open_pool, transaction
 from gristmill.db.migrate import migrate
@@ -32,11 +34,15 @@ from gristmill.engine.performer import Performers
 from gristmill.engine.worker import Worker, WorkerSettings
 from gristmill.engine.workflow import NewItem, NewRun
 from gristmill.errors import EnvironmentProblem, InputError, UsageError
+from gristmill.fetch import incoming
 from gristmill.handlers import Handlers
+from gristmill.llm.budget import set_cap
 from gristmill.operators.operator import registered
+from gristmill.operators.prompts import check_prompts, own_prompts
 from gristmill.performer import RecordPerformer
 from gristmill.run import Run
-from gristmill.workflow import Workflow, find_workflow
+from gristmill.workflow import Workflow
+from gristmill.workflow_files import find_workflow
 
 SQL = statements("workflow")
 BATCH = 200  # inputs a transaction
@@ -79,7 +85,9 @@ class App:
             self._pool = await open_pool(self.url, size=6)
             async with self._pool.acquire() as connection:
                 await migrate(connection)
-            self.blobs = Blobs(settings.home / "blobs", reserve=settings.disk_reserve)
+            self.blobs = open_blobs(
+                settings.home / "blobs", settings.blobs, reserve=settings.disk_reserve, compress=settings.compress
+            )
             self.models = ModelSource(settings, self._pool, settings.home / "spool", self.nonce)
         except BaseException:
             await self.__aexit__(None, None, None)
@@ -96,6 +104,8 @@ class App:
             await self._performer.close()
         if hasattr(self, "models"):
             await self.models.close()
+        if hasattr(self, "blobs"):
+            await self.blobs.close()
         if self._pool is not None:
             await self._pool.close()
         if self._server is not None:
@@ -108,45 +118,59 @@ class App:
             await embedded.close_server(former)
 
     async def start(
-        self, workflow: Workflow | str, sources: Sequence[Path | str], *, model: str | None = None, fresh: bool = False,
-        after: Sequence[Run] = (), events: Literal["run", "items", "tasks"] = "items",
+        self, workflow: Workflow | str, sources: Sequence[Path | str] | Inputs, *, model: str | None = None,
+        fresh: bool = False, after: Sequence[Run] = (), events: Literal["run", "items", "tasks"] = "items",
+        budget: Decimal | float | None = None, reuse: bool = True,
     ) -> Run:  # fmt: skip
-        """Starts a run over files and folders, or goes on with the run of the same workflow over the same inputs.
+        """Starts a run over inputs, or goes on with the run of the same workflow over the same inputs: files, folders,
+        globs, zip archives, http and https URLs; `Inputs.of(sources, include=["*.md"])` narrows them.
 
         Durable from here on: whatever dies, the same call goes on where it was. `model` is bound to every step that
         uses one and names none. `fresh` makes a new run (work that was done before is still not done again); so does a
         run that was cancelled.
 
         `after` are runs that have to be completed first: until then this one waits. `events` says what is
-        told: the run alone, its inputs too, or every task too.
+        told: the run alone, its inputs too, or every task too. `budget` is what the run may spend, in the settings'
+        currency: before it could be passed the run is paused. Without `reuse` no work and no answers of other runs are
+        used. Raises `ModelSetupError` M110 for a model without a known price, if the settings' budget is strict, and
+        `UsageError` U306 for a prompt of your own that its step cannot fill.
         """
         if events not in EVENTS:
             raise UsageError(f"events={events!r} is not known", hint=f"one of: {', '.join(EVENTS)}")
         chosen = find_workflow(workflow) if isinstance(workflow, str) else workflow
-        chosen = chosen.with_model(model)
+        chosen = (chosen if reuse else chosen.apart()).with_model(model)
         for spec in chosen.steps:
             if spec.operator.uses_model and spec.model is None:
                 raise UsageError(f'step "{spec.name}" needs a model', hint='name one: start(..., model="extractive")')
             if spec.model:
-                await self.models.open(spec.model)  # a wrong name or a missing key is found before anything is stored
-        paths = [Path.cwd() / source for source in sources]
-        inputs = canonical_json([chosen.fingerprint().hex(), self.settings.language, sorted(map(str, paths))])
-        key = hashlib.sha256(inputs.encode("utf-8", "surrogateescape")).digest()
+                self.models.check_price(await self.models.open(spec.model))  # before anything is stored
+        check_prompts(chosen.steps, self.settings.language, self.settings.prompts)
+        inputs = Inputs.of(sources)
+        key = self.run_key(chosen, inputs)
         new = NewRun(
             chosen.name, chosen.name, chosen.engine_steps(), chosen.definition(), key, self.settings.project,
-            inputs=tuple(map(str, paths)), after=tuple(run.id for run in after), detail=EVENTS.index(events),
+            inputs=tuple(inputs.plain()), after=tuple(run.id for run in after), detail=EVENTS.index(events),
         )  # fmt: skip
         async with transaction(self.pool) as connection:
             run_id, _ = await runs.find_or_create(connection, new, fresh=fresh)
             name = (await connection.fetchrow(SQL["run_row"], run_id))["name"]
         run = Run(self, run_id, chosen, name)
+        if budget is not None:
+            await set_cap(self.pool, "run", run_id, Decimal(str(budget)), self.settings.budget.currency)
         if not (await run.progress()).ended:
             await self.start_crew()  # its processes begin while we still read the files
-        await self.add_inputs(run, paths)
+        await self.add_inputs(run, inputs)
         await run.resume()
         if not (await run.progress()).ended:
             await self.start_crew()
         return run
+
+    def run_key(self, workflow: Workflow, sources: Sequence[Path | str] | Inputs) -> bytes:
+        """What the run of a workflow over these inputs is found by: sha256 (32 bytes)."""
+        paths = sorted(Inputs.of(sources).plain())
+        own = own_prompts(workflow.steps, self.settings.language, self.settings.prompts)
+        inputs = canonical_json([workflow.fingerprint().hex(), self.settings.language, paths, *([own] if own else [])])
+        return hashlib.sha256(inputs.encode("utf-8", "surrogateescape")).digest()
 
     async def find(self, name: str) -> Run:
         """A run by name or number. Raises `UsageError` U311."""
@@ -166,13 +190,18 @@ class App:
         row = await self.pool.fetchrow(SQL["run_row"], run_id)
         return Run(self, run_id, Workflow.from_definition(row["definition"]), row["name"])
 
-    async def add_inputs(self, run: Run, paths: Sequence[Path]) -> list[str]:
-        """Stores every file below `paths` and adds what is new to the run; returns what no longer counts."""
-        kept: dict[bytes, int] = {}
-        uris: list[str] = []
+    async def add_inputs(self, run: Run, inputs: Inputs) -> list[str]:
+        """Stores every input and adds what is new to the run; returns what no longer counts. A URL that the run has
+        fetched before is not fetched again."""
+        fetched = await self.pool.fetch(SQL["fetched"], run.id, inputs.urls)
+        kept: dict[bytes, int] = {str(row["id"]).encode(): row["id"] for row in fetched}
+        uris: list[str] = [row["uri"] for row in fetched]
         batch: list[NewItem] = []
         sources: dict[bytes, Source] = {}
-        for found in scan(paths):
+        async for found in incoming(
+            inputs, known={row["url"] for row in fetched}, private=self.settings.allow_private_urls,
+            timeout=self.settings.fetch_timeout,
+        ):  # fmt: skip
             item, source = await self._take(found)
             uris.append(item.uri)
             batch.append(item)
@@ -184,15 +213,18 @@ class App:
         kept |= await self._store(run, batch, sources)
         await queue.hint(self.pool)
         async with transaction(self.pool) as connection:
-            return await runs.seal(connection, run.id, [str(path) for path in paths], uris, list(kept.values()))
+            return await runs.seal(connection, run.id, inputs.plain(), uris, list(kept.values()))
 
     async def _take(self, found: Found | Unreadable) -> tuple[NewItem, Source | None]:
-        uri = _storable(str(found.path))
+        uri = _storable(found.uri or str(found.path))
         if isinstance(found, Found):
             try:
-                digest, size = await self.blobs.write_file(found.path)
+                if found.opener is None:
+                    digest, size = await self.blobs.write_file(found.path)
+                else:
+                    digest, size = await self.blobs.write_from(found.opener, found.size)
             except InputError as error:
-                found = Unreadable(found.name, found.path, error.code, error.message)
+                found = Unreadable(found.name, found.path, error.code, told(error))
             else:
                 source = Source(name=found.name, blob=digest, size=size, media_type=found.media_type)
                 return NewItem(_key(uri, content_hash(source)), found.name, uri), source
@@ -227,10 +259,10 @@ class App:
         await self.crew.start()
 
     def check_crew(self) -> None:
-        """Raises `EnvironmentProblem` E120 when all of our workers died too often."""
+        """Raises `EnvironmentProblem` E120 when all of our workers died too often, or were told to stop."""
         if self.crew is not None and self.crew.lost:
             raise EnvironmentProblem(
-                "every worker died too often and is not started again", code="E120",
+                "no worker is left: each died too often, or was told to stop", code="E120",
                 hint=f"look into {self.crew.logs}, then run the same command again", safe="finished pieces are kept",
             )  # fmt: skip
 
@@ -240,10 +272,13 @@ class App:
         settings = WorkerSettings(
             pools={"notify": 4, **s.pools}, lease=s.lease, beat=s.beat, probe=s.probe, confirm=s.confirm,
             stall_after=s.stall_after, poll=s.poll, shutdown=s.shutdown, keep_finished=s.keep_finished,
-            keep_history=s.keep_history, name=name,
+            keep_history=s.keep_history, name=name, turn_every=s.turn_every,
         )  # fmt: skip
         if self._performer is None:
-            self._performer = RecordPerformer(self.pool, self.blobs, self.models, s.language, s.backoff)
+            services = {"docling": s.docling_url} if s.docling_url else {}
+            self._performer = RecordPerformer(
+                self.pool, self.blobs, self.models, s.language, s.backoff, s.prompts, services
+            )  # fmt: skip
             self._warming = asyncio.create_task(self._performer.children.warm())
         revive = self.revive if self._server is not None else None
         performer = Performers(self._performer, Handlers({**starting.HANDLERS, **notify.HANDLERS}, self))

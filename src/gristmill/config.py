@@ -12,7 +12,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gristmill.data.compression import Compress
 from gristmill.errors import ConfigurationError
+from gristmill.llm.model_settings import BindingName, ModelSettings, told
+from gristmill.llm.prices import Caps, Price
+from gristmill.llm.quota_settings import LimitSettings
 
 FILE = "gristmill.toml"
 HANDED_ON = "GRISTMILL_HANDED_ON"  # the App's settings for its workers, as JSON
@@ -22,6 +26,7 @@ ENVIRONMENT = {
     "GRISTMILL_PROJECT": "project",
     "GRISTMILL_WORKERS": "workers",
     "GRISTMILL_LANGUAGE": "language",
+    "GRISTMILL_LEASE": "lease",
     "OPENAI_BASE_URL": "openai_base_url",
 }
 
@@ -35,8 +40,18 @@ class Settings(BaseModel):
     database_url: str | None = Field(None, description="another PostgreSQL (14 or newer) instead of the embedded one")
     project: str = Field("default", min_length=1, max_length=100, description="scope of runs and records")
     language: str = Field("en", pattern=r"^[a-z]{2}(-[A-Z]{2})?$", description="language of prompts and questions")
+    prompts: Path | None = Field(None, description="folder of prompts of your own, `LANGUAGE/NAME.md`")
     openai_base_url: str | None = Field(None, description="any server that speaks OpenAI's chat completions")
     openai_key_file: Path | None = Field(None, description="file with the key, if it is not in OPENAI_API_KEY")
+    models: dict[BindingName, ModelSettings] = Field({}, description="models under names of your own: `[models.NAME]`")
+    prices: dict[str, Price] = Field(
+        {},
+        description='prices per million tokens that win over the shipped ones: `[prices."provider:model"]`',
+    )
+    limits: dict[str, LimitSettings] = Field({}, description="what providers allow, for all workers: `[limits.NAME]`")
+    budget: Caps = Field(
+        Caps(), description="what may be spent: `run`, `day`, `project`, `currency`, `timezone`, `strict`"
+    )
     workers: int = Field(2, ge=0, le=10, description="worker processes that `run` starts; more than 10 need `up`")
     pools: dict[str, int] = Field(
         {"parse": 1, "model": 32, "notify": 4, "*": 3},
@@ -51,6 +66,11 @@ class Settings(BaseModel):
     stall_after: float = Field(10.0, ge=1, le=600, description="a worker that answers no ping for so long is killed")
     poll: float = Field(1.0, ge=0.02, le=60, description="longest wait between two looks for work")
     shutdown: float = Field(30.0, ge=0, le=3600, description="how long a stopping worker finishes what it has begun")
+    turn_every: int = Field(
+        10,
+        ge=0,
+        description="of so many tasks of a pool one is the one that waits longest, whatever its priority; 0: none",
+    )
     backoff: float = Field(1.0, ge=0, le=600, description="wait after the first failure; doubles, at most 300 s")
     smtp_host: str | None = Field(None, description="mail server of hooks that send e-mail")
     smtp_port: int = Field(587, ge=1, le=65535, description="its port; 465 for `tls`")
@@ -69,6 +89,17 @@ class Settings(BaseModel):
     keep_history: float = Field(
         7_776_000.0, ge=0, description="history older than this is dropped, a week at once; 0 keeps it for ever"
     )
+    allow_private_urls: bool = Field(
+        False, description="whether inputs may be fetched from this machine and from private networks"
+    )
+    fetch_timeout: float = Field(60.0, gt=0, le=3600, description="how long fetching one URL may take, redirects too")
+    docling_url: str | None = Field(
+        None, pattern=r"^https?://", description="a docling-serve for `parse` with `backend: docling`"
+    )
+    blobs: str | None = Field(
+        None, pattern=r"^s3://[^/]+", description="a store that machines share, `s3://bucket/prefix`; keys from AWS_*"
+    )
+    compress: Compress = Field(Compress(), description="what is stored with zstd: `kinds` of records and `level`")
     disk_reserve: int = Field(256 * 2**20, ge=0, description="bytes that stay free on the disk of the blobs")
 
 
@@ -97,7 +128,12 @@ def load_settings(
         for name, value in values.items():
             if name not in Settings.model_fields:
                 raise _unknown(name, origin)
-            merged[name] = value
+            both = (
+                name in ("models", "prices", "limits")
+                and isinstance(value, dict)
+                and isinstance(merged.get(name), dict)
+            )
+            merged[name] = {**merged[name], **value} if both else value
             origins[name] = origin
 
     for file in (Path(environment.get("HOME", "~")).expanduser() / ".config/gristmill/config.toml", _upward(start)):
@@ -113,11 +149,11 @@ def load_settings(
         problem = error.errors()[0]
         name = str(problem["loc"][0])
         raise ConfigurationError(
-            f"setting {name} ({origins.get(name, 'default')}): {problem['msg']}", code="U202",
+            f"setting {told(error)} ({origins.get(name, 'default')})", code="U202",
             hint=f"{Settings.model_fields[name].description}" if name in Settings.model_fields else "",
         ) from None  # fmt: skip
-    home = values.home if values.home.is_absolute() else start / values.home
-    return LoadedSettings(values.model_copy(update={"home": home}), origins)
+    places = {"home": start / values.home, "prompts": start / values.prompts if values.prompts else None}
+    return LoadedSettings(values.model_copy(update=places), origins)
 
 
 def _upward(start: Path) -> Path | None:

@@ -14,7 +14,9 @@
         |   +-- ModelUnavailable    the model's server does not answer, or answers 5xx
         |   `-- LockLost            a lock ended before its holder did: forced, or not renewed in time
         +-- Busy                    nobody's fault (quota, lock): the attempt is given back, the task waits
-        |   `-- LockHeld            somebody else holds the lock; says who, and since when
+        |   +-- LimitReached        a provider's quota is used up for the moment, or for the day
+        |   +-- LockHeld            somebody else holds the lock; says who, and since when
+        |   `-- BudgetSpent         the next call could pass a budget; its run is paused
         `-- ModelError              the model answered, and the answer is of no use
             +-- ModelRefused        401, 403, 404, 400: asking again the same way cannot help
             `-- InvalidOutput       still malformed after the re-asks; the raw text is kept in the ledger
@@ -24,7 +26,7 @@ An exception of any other type raised inside an operator counts as transient: it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -103,14 +105,27 @@ class LockLost(TransientError):
 
 
 class Busy(TaskError):
-    """Ask again after `delay` seconds; neither a failure nor an attempt is charged."""
+    """Ask again after `delay` seconds; neither a failure nor an attempt is charged.
+
+    `limits` are the headers in which a provider told how much of its limits is left, in lower case.
+    """
 
     code = "T400"
 
-    def __init__(self, message: str, *, delay: float, reason: str = "busy", code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, delay: float, reason: str = "busy", code: str | None = None,
+        limits: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(message, code=code)
         self.delay = delay
         self.reason = reason
+        self.limits = dict(limits or {})
+
+
+class LimitReached(Busy):
+    """Everything that calls the same model waits: a worker claims less of that kind for a while."""
+
+    code = "T430"
 
 
 class LockHeld(Busy):
@@ -127,6 +142,21 @@ class LockHeld(Busy):
         self.hint, self.safe = hint, safe
 
 
+class BudgetSpent(Busy):
+    """`cap` and `spent` are exact amounts (`Decimal`) in `currency`; `scope` is run, day or project."""
+
+    code = "M420"
+
+    def __init__(
+        self, message: str, *, reason: str, scope: str, cap: Any, spent: Any, currency: str, delay: float = 5.0,
+        code: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(message, delay=delay, reason=reason, code=code)
+        self.scope, self.cap, self.spent, self.currency = scope, cap, spent, currency
+        self.hint = f"raise it: gristmill budget set {scope} AMOUNT, then gristmill resume"
+        self.safe = "nothing was sent; what was finished is kept"
+
+
 class ModelError(TaskError):
     code = "M200"
 
@@ -136,4 +166,12 @@ class ModelRefused(ModelError):
 
 
 class InvalidOutput(ModelError):
+    """`raw` is the last text that the model gave, "" where there was none."""
+
     code = "M202"
+
+    def __init__(
+        self, message: str, *, hint: str = "", safe: str = "", code: str | None = None, raw: str = ""
+    ) -> None:  # fmt: skip
+        super().__init__(message, hint=hint, safe=safe, code=code)
+        self.raw = raw

@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg
-from pydantic import BaseModel
 
 from gristmill.data import records
-from gristmill.data.blobs import Blobs
+from gristmill.data.blobs import DIGEST, Blobs
 from gristmill.data.kinds import canonical_json
 from gristmill.data.records import Membership, NewRecord, Record, Work
 from gristmill.db.statements import statements
@@ -21,17 +21,22 @@ from gristmill.engine.child_limits import Limits
 from gristmill.engine.performer import Outcome
 from gristmill.engine.queue import NewTask, Task
 from gristmill.engine.retry import Policy
-from gristmill.errors import Busy, InputError, UsageError
+from gristmill.errors import Busy, EnvironmentProblem, InputError, UsageError
+from gristmill.llm.apart import Apart
 from gristmill.llm.model import Model
-from gristmill.llm.prompt import load_prompt
 from gristmill.llm.structured import Asker
+from gristmill.operators.calling import Produced, find_ancestors, parse_body, run_operator
 from gristmill.operators.children import Children
-from gristmill.operators.operator import Context, Produced, StepSpec, parse_body, registered, run_operator
+from gristmill.operators.embed import Entries
+from gristmill.operators.operator import Context, StepSpec, registered
+from gristmill.operators.prompts import prompts_of
 from gristmill.operators.protocol import error_from_json
-from gristmill.workflow import Workflow
+from gristmill.stores.opening import WRITING, open_entries
+from gristmill.workflow import Workflow, kinds_of
 
 RUNS = statements("workflow")
 UNKNOWN_AGAIN = 2.0  # seconds until a task of a workflow that this process does not know is offered again
+NO_ROOM_AGAIN = 10.0  # seconds until a task is offered again that found the disk full
 KEY_VERSION = 1  # raise it when the key's recipe changes: everything would be made again
 
 
@@ -55,20 +60,23 @@ class Inputs:
     """The records a task works on, and the ancestors its operator asks for by parameter name."""
 
     own: tuple[Record, ...]
-    ancestors: dict[str, Record] = field(default_factory=dict)
+    ancestors: dict[str, list[Record]] = field(default_factory=dict)
 
 
 class RecordPerformer:
     """The engine's `Performer` for workflows over records."""
 
     def __init__(
-        self, pool: asyncpg.Pool[Any], blobs: Blobs, models: Models, language: str = "en", backoff: float = 1.0
-    ) -> None:
+        self, pool: asyncpg.Pool[Any], blobs: Blobs, models: Models, language: str = "en", backoff: float = 1.0,
+        prompts: Path | None = None, services: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.backoff = backoff  # seconds before the second attempt
         self.pool = pool
         self.blobs = blobs
         self.models = models
         self.language = language
+        self.prompts = prompts  # folder of the project's own
+        self.services = dict(services or {})  # addresses of other servers by name
         self.children = Children()
         self.isolates = True
         self.kinds: Sequence[str] = sorted(registered())
@@ -87,13 +95,21 @@ class RecordPerformer:
         if spec.per and not inputs.own:  # an item that has come to nothing has nothing to gather
             return Outcome("empty", Result())
         model = await self.models.open(spec.model) if spec.model else None
-        key = work_key(spec, inputs, model, self.language)
+        apart = "" if workflow.reuse else f"run {task.run_id}"
+        if model is not None and apart:
+            model = Apart(model, apart)
+        key = work_key(spec, inputs, model, self.language, apart, self.prompts)
         known = await records.outputs_of(self.pool, key)
-        if known is not None:
+        if known is not None and spec.operator.name not in WRITING:
             return Outcome("reused", Result(reused=tuple(known[1]), key=key))
-        produced, notes = await self._run(task, spec, inputs, model, alone)
+        if (room := self.blobs.room()) < 0:
+            raise no_room(f"{-room / 2**20:.0f} MiB below the reserve")
+        try:
+            produced, notes = await self._run(task, spec, inputs, model, alone)
+        except EnvironmentProblem as error:
+            raise no_room(error.message) if error.code == "F203" else error from error
         new = tuple(NewRecord(p.body, tuple(inputs.own[at].id for at in p.parents)) for p in produced)
-        name = "ok" if new else "empty"
+        name = "degraded" if "degraded" in notes else "ok" if new else "empty"
         for record in new:
             records.body_text(record.body)  # refused here, where it costs this task and not its whole batch
         work = Work(key, spec.operator.name, name, task.id, new, canonical_json(notes)[:4096] if notes else None)
@@ -149,7 +165,7 @@ class RecordPerformer:
                 priority=-number,  # what is furthest along goes first: rows come early, little is half-done
             )
             for number, spec in workflow.followers(task.step)
-            if kind in (None, spec.operator.input_kind)
+            if kind is None or kind in spec.operator.input_kinds
         ]  # fmt: skip
 
     def _may_gather(self, task: Task, follow: Sequence[NewTask]) -> bool:
@@ -178,22 +194,17 @@ class RecordPerformer:
         if payload.get("barrier"):
             rows = await self.pool.fetch(
                 RUNS["gathered"], task.run_id, list(workflow.edges[task.step]), task.item_id if spec.per else None,
-                [spec.operator.input_kind],
+                list(spec.operator.input_kinds),
             )  # fmt: skip
             return Inputs(tuple(Record(*row) for row in rows))
         ids: list[int] = payload["inputs"]
-        wanted = spec.operator.ancestors
-        if not wanted:
+        if not spec.operator.ancestors:
             found = await records.load(self.pool, ids)
             return Inputs(tuple(found[number] for number in ids))
         family = await records.load_family(self.pool, ids)
         own = {record.id: record for record in family}
-        ancestors = {}
-        for name, kind in wanted.items():
-            nearest = next((record for record in family if record.kind == kind and record.id not in ids), None)
-            if nearest is None:
-                raise InputError(f'"{spec.name}" needs a {kind} above its input, and there is none', code="T210")
-            ancestors[name] = nearest
+        above = (record for record in family if record.id not in ids)
+        ancestors = find_ancestors(spec.operator, above, lambda record: record.kind)
         return Inputs(tuple(own[number] for number in ids), ancestors)
 
     async def _run(
@@ -205,16 +216,27 @@ class RecordPerformer:
         made = spec.operator
         notes: dict[str, Any] = {}
         ctx = Context(
-            blobs=self.blobs, model=Asker(model, notes=notes, task=task.id, run=task.run_id) if model else None,
+            blobs=self.blobs.of(kinds_of(spec)),
+            model=Asker(model, notes=notes, task=task.id, run=task.run_id) if model else None,
             language=self.language, attempt=task.attempt, fence=task.fence,
-            idempotency_key=f"{task.run_id}-{task.id}", notes=notes,
+            idempotency_key=f"{task.run_id}-{task.id}", notes=notes, prompts=self.prompts,
+            services=self.services, index=self._entries(task, spec, inputs),
         )  # fmt: skip
-        own = [parse_body((made.input_type,), record.kind, record.body) for record in inputs.own]
-        ancestors: dict[str, BaseModel] = {
-            name: parse_body((made.ancestor_types[name],), record.kind, record.body)
-            for name, record in inputs.ancestors.items()
+        own = [parse_body(made.input_types, record.kind, record.body) for record in inputs.own]
+        ancestors = {
+            name: [parse_body((made.ancestors[name].type,), record.kind, record.body) for record in found]
+            for name, found in inputs.ancestors.items()
         }
         return await run_operator(made, own, ancestors, spec.options, ctx), notes
+
+    def _entries(self, task: Task, spec: StepSpec, inputs: Inputs) -> Entries | None:
+        """The search index that the step writes to, if it is such a step."""
+        if spec.operator.name not in WRITING:
+            return None
+        store = spec.operator.check_options(spec.options)["store"]
+        ids = [record.id for record in inputs.own]
+        holder = f"task {task.id} of run {task.run_id}"
+        return open_entries(self.pool, self.blobs.folder.parent, store, ids, holder)
 
     async def _run_in_child(
         self, task: Task, spec: StepSpec, inputs: Inputs, model: Model | None, limits: Limits, *, fresh: bool
@@ -223,15 +245,18 @@ class RecordPerformer:
         message = {
             "operator": made.name, "module": made.module, "path": made.path,
             "inputs": [[record.kind, record.body] for record in inputs.own],
-            "ancestors": {name: [record.kind, record.body] for name, record in inputs.ancestors.items()},
+            "ancestors": {name: [[r.kind, r.body] for r in found] for name, found in inputs.ancestors.items()},
             "options": dict(spec.options),
             "context": {
-                "blobs": str(self.blobs.folder), "language": self.language, "attempt": task.attempt,
+                "blobs": str(self.blobs.folder), "level": self.blobs.of(kinds_of(spec)).level,
+                "language": self.language, "attempt": task.attempt,
                 "fence": task.fence, "idempotency_key": f"{task.run_id}-{task.id}", "task": task.id,
-                "run": task.run_id, "model": spec.model,
+                "run": task.run_id, "model": spec.model, "prompts": str(self.prompts) if self.prompts else None,
+                "services": self.services,
             },
         }  # fmt: skip
         ask = model.complete if model is not None else _no_model
+        await self.blobs.bring(DIGEST.findall(json.dumps(message)))  # the child sees the folder only
         reply = await self.children.run(message, ask, limits=limits, fresh=fresh)
         if "error" in reply:
             raise error_from_json(reply["error"])
@@ -239,6 +264,7 @@ class RecordPerformer:
             Produced(parse_body(made.output_types, kind, body), tuple(parents))
             for kind, body, parents in reply["result"]
         ]
+        await self.blobs.send(DIGEST.findall(json.dumps(reply["result"])))
         return produced, reply["notes"]
 
 
@@ -247,20 +273,35 @@ def _ids(result: Result, made: Mapping[bytes, Sequence[int]]) -> list[int]:
     return list(result.reused) if result.work is None else list(made[result.key])
 
 
+def no_room(what: str) -> Busy:
+    """Holds a task until there is room on the disk; it is charged for nothing."""
+    return Busy(
+        f"the disk is full: {what}", delay=NO_ROOM_AGAIN, reason=f"disk: {what}; make room, and it goes on by itself"
+    )  # fmt: skip
+
+
 async def _no_model(request: Any) -> Any:
     raise InputError("this step has no model", code="T211", hint='give it one: step.using(model="...")')
 
 
-def work_key(spec: StepSpec, inputs: Inputs, model: Model | None, language: str) -> bytes:
-    """What decides whether work is the same: sha256 (32 bytes) over everything that can change the result."""
+def work_key(
+    spec: StepSpec, inputs: Inputs, model: Model | None, language: str, apart: str = "", prompts: Path | None = None
+) -> bytes:
+    """What decides whether work is the same: sha256 (32 bytes) over everything that can change the result. `apart` sets
+    the work of a run apart that wants to use nobody else's; `prompts` is the folder of the project's own."""
     made = spec.operator
     parts = [
         KEY_VERSION, made.name, made.version, made.check_options(spec.options),
         [record.hash.hex() for record in inputs.own],
-        {name: record.hash.hex() for name, record in inputs.ancestors.items()},
+        {
+            name: found[0].hash.hex() if made.ancestors[name].how == "one" else [record.hash.hex() for record in found]
+            for name, found in inputs.ancestors.items()
+        },
         model.binding.fingerprint().hex() if model else None,
-        [load_prompt(name, language).fingerprint().hex() for name in made.prompts], language,
+        [one.fingerprint().hex() for one in prompts_of(spec, language, prompts)], language,
     ]  # fmt: skip
     if made.barrier:  # what it makes points at certain records; the same words in other records are other work
         parts.append([record.id for record in inputs.own])
+    if apart:
+        parts.append(apart)
     return hashlib.sha256(canonical_json(parts).encode()).digest()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -15,9 +16,12 @@ import asyncpg
 
 from gristmill.bindings import ModelSource
 from gristmill.config import Settings
-from gristmill.data import exports, records
-from gristmill.data.kinds import Chunk, Document, Duplicate, Example, Source
-from gristmill.db.database import RECONNECT, REPEAT, reconnecting, transaction
+from gristmill.data import dataset, exports
+from gristmill.data.blobs import Blobs
+from gristmill.data.export_select import filtered
+from gristmill.data.results import Results
+from gristmill.data.selection import Inputs
+from gristmill.db.database import RECONNECT, REPEAT, reconnecting, repeating, transaction
 from gristmill.db.statements import statements
 from gristmill.engine import events, items, queue, upkeep, workflow
 from gristmill.engine.events import Event
@@ -35,6 +39,7 @@ class Host(Protocol):
 
     settings: Settings
     models: ModelSource
+    blobs: Blobs
 
     @property
     def pool(self) -> asyncpg.Pool[Any]: ...
@@ -43,7 +48,7 @@ class Host(Protocol):
 
     def check_crew(self) -> None: ...
 
-    async def add_inputs(self, run: Run, paths: Sequence[Path]) -> list[str]: ...
+    async def add_inputs(self, run: Run, inputs: Inputs) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +181,7 @@ class Run:
 
     async def _change(self, change: Callable[[Any], Awaitable[T]]) -> T:
         """A person's order in a transaction of its own, sent again when it ran into somebody else's."""
-        async for _ in reconnecting():
-            try:
-                async with transaction(self.app.pool) as connection:
-                    return await change(connection)
-            except REPEAT:
-                continue
-        raise AssertionError
+        return await repeating(self.app.pool, change)
 
     async def _items(self, name: str) -> list[int]:
         rows = await self.app.pool.fetch(items.SQL["items_named"], self.id, name)
@@ -242,7 +241,7 @@ class Run:
         if item is not None:
             ids = await self._items(item)
             released = len(await self._change(lambda connection: items.release_items(connection, ids)))
-        await self.app.add_inputs(self, [Path(path) for path in json.loads(row["inputs"])])
+        await self.app.add_inputs(self, Inputs.from_plain(json.loads(row["inputs"])))
         if item is not None:
             return released
         known = bytes.fromhex(cause) if cause else None
@@ -273,22 +272,36 @@ class Run:
         rows = await self.app.pool.fetch(WHY["waits_for"], self.id)
         return [f"{row['name'] or row['id']} ({row['state'] or 'gone'})" for row in rows]
 
-    async def rows(self) -> AsyncIterator[exports.Row]:
-        """The dataset in the order of the inputs, duplicates left out, each row with where it came from."""
-        kinds = [spec.operator.output_types for spec in self.workflow.steps]
-        making = [at for at, types in enumerate(kinds) if Example in types]
-        if not making:
-            raise UsageError(f'workflow "{self.workflow.name}" makes no examples', code="U310")
-        marking = next((at for at, types in enumerate(kinds) if at > making[-1] and Duplicate in types), -1)
-        async with self.app.pool.acquire() as connection, connection.transaction(readonly=True):
-            await connection.execute("set local statement_timeout = 0")
-            async for row in connection.cursor(records.SQL["dataset"], self.id, making[-1], marking, prefetch=500):
-                yield _dataset_row(row, self.name)
+    async def rows(self, where: str | None = None, *, left_out: bool = False) -> AsyncIterator[exports.Row]:
+        """The dataset in the order of the inputs, each row with where it came from; only those of which the filter
+        `where` is true (docs/guides/export.md). What duplicates and rejections mark comes only with `left_out`.
 
-    async def export(self, path: Path | str, format: str | None = None) -> exports.Manifest:
-        """Writes the dataset to a file. Formats: docs/reference/formats.md; without one the suffix decides."""
+        Raises `UsageError` U310 for a workflow that makes no rows, U420 for a filter that cannot be read."""
+        steps = dataset.Steps.of([spec.operator.output_types for spec in self.workflow.steps])
+        if not steps.making:
+            raise UsageError(f'workflow "{self.workflow.name}" makes no examples', code="U310")
+        rows = dataset.rows_of_run(self.app.pool, self.id, self.name, steps, left_out=left_out)
+        async with contextlib.aclosing(rows):
+            async for row in filtered(rows, where):
+                yield row
+
+    def results(self, where: str | None = None, *, left_out: bool = False) -> Results:
+        """The dataset for `async for`, or as a table: `await run.results().arrow()`, `.pandas()`, `.polars()`."""
+        return Results(lambda: self.rows(where, left_out=left_out))
+
+    async def export(
+        self, path: Path | str, format: str | None = None, options: exports.Options | None = None
+    ) -> exports.Manifest:
+        """Writes the dataset to a file or a folder. Formats: docs/reference/formats.md; without one the suffix decides.
+        `options` choose, split and shape the rows. Errors as in `exports.export`."""
         target = Path(path)
-        return await exports.export(self.rows(), target, exports.infer_format(target, format))
+        wanted = options or exports.Options()
+        wanted = replace(wanted, language=wanted.language or self.app.settings.language)
+        about = {"run": self.name, "workflow": self.workflow.name, "fingerprint": self.workflow.fingerprint().hex()}
+        return await exports.export(
+            self.rows(left_out=wanted.left_out), target, exports.infer_format(target, format), wanted,
+            read_image=self.app.blobs.read, about=about,
+        )  # fmt: skip
 
 
 def _step(row: Any) -> StepProgress:
@@ -299,22 +312,6 @@ def _step(row: Any) -> StepProgress:
         waiting=counts.get("available", 0) + counts.get("waiting", 0),
         failed=counts.get("failed", 0) + counts.get("quarantined", 0), empty=counts.get("empty", 0),
         reused=counts.get("reused", 0),
-    )  # fmt: skip
-
-
-def _dataset_row(row: Any, run: str) -> exports.Row:
-    example = Example.model_validate_json(row["example"])
-    family: dict[str, str] = json.loads(row["ancestors"] or "{}")
-    chunk = Chunk.model_validate_json(family["chunk"]) if "chunk" in family else None
-    document = Document.model_validate_json(family["document"]) if "document" in family else None
-    source = Source.model_validate_json(family["source"]) if "source" in family else None
-    return exports.Row(
-        question=example.question, answer=example.answer, quote=example.quote, record_id=str(row["record_id"]),
-        source=row["item"] or (source.name if source else ""), title=document.title if document else None,
-        chunk=chunk.text if chunk else None, page_start=chunk.page_start if chunk else None,
-        page_end=chunk.page_end if chunk else None, start=chunk.start if chunk else None,
-        end=chunk.end if chunk else None, evidence_start=example.evidence_start, evidence_end=example.evidence_end,
-        heading_path=chunk.heading_path if chunk else (), run=run, model=example.model, work=row["work_key"],
     )  # fmt: skip
 
 

@@ -7,13 +7,16 @@ So it may run twice (a worker died right before its commit) and nothing is done 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from gristmill.data.selection import Inputs, folder_of, is_url
 from gristmill.errors import InputError, TransientError, UsageError
-from gristmill.workflow import Workflow, configured
+from gristmill.workflow import Workflow
+from gristmill.workflow_files import configured
 
 RUN_START = "run.start"
 
@@ -37,7 +40,7 @@ class Starter(Protocol):
 
 
 def start_options(
-    paths: Sequence[Path], workflow: str = "qa", model: str | None = "extractive", assignments: Sequence[str] = ()
+    paths: Sequence[Path | str], workflow: str = "qa", model: str | None = "extractive", assignments: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The payload of a `run.start` task, once the workflow and its options are known to fit.
 
@@ -45,11 +48,12 @@ def start_options(
     is not there, U301 and U302, `WorkflowError`.
     """
     configured(workflow, assignments)
-    missing = _missing(paths)
+    places = Inputs.of(paths).places
+    missing = _missing(places)
     if missing or not paths:
         raise UsageError(f"there is no such file or folder: {', '.join(missing) or '(none was named)'}", code="U101")
     return {
-        "paths": [str(path.absolute()) for path in paths], "workflow": workflow, "model": model,
+        "paths": list(places), "workflow": workflow, "model": model,
         "set": list(assignments),
     }  # fmt: skip
 
@@ -61,7 +65,7 @@ async def start_run(payload: dict[str, Any], starter: Starter) -> dict[str, Any]
     files were all taken away. `InputError` T321 for a payload that can never be started.
     """
     try:
-        paths = [Path(path) for path in payload["paths"]]
+        paths = Inputs.of(payload["paths"]).places
         flow = configured(payload["workflow"], payload.get("set", []))
         model = payload.get("model")
     except UsageError as error:
@@ -75,9 +79,9 @@ async def start_run(payload: dict[str, Any], starter: Starter) -> dict[str, Any]
     return {"run": run.id, "name": run.name}
 
 
-def _missing(paths: Sequence[Path]) -> list[str]:
-    """Called in a thread: a dead network mount answers late."""
-    return [str(path) for path in paths if not path.exists()]
+def _missing(places: Sequence[str]) -> list[str]:
+    """Called in a thread: a dead network mount answers late. A glob is there when its folder is."""
+    return [place for place in places if not (is_url(place) or os.path.exists(folder_of(place)))]
 
 
 HANDLERS: Mapping[str, Callable[[dict[str, Any], Any], Awaitable[dict[str, Any]]]] = MappingProxyType(

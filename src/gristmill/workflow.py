@@ -12,8 +12,7 @@ from typing import Any
 
 from gristmill.data.kinds import canonical_json, kind_of
 from gristmill.engine.workflow import INPUTS, Step, lines_of
-from gristmill.errors import UsageError, WorkflowError
-from gristmill.operators import answer, ask, dedup, parse, split
+from gristmill.errors import WorkflowError
 from gristmill.operators.operator import Operator, StepSpec, find_operator
 
 
@@ -31,8 +30,11 @@ class Workflow:
     steps: tuple[StepSpec, ...]
     version: int = 1
     edges: tuple[tuple[int, ...], ...] = field(default=(), compare=False)
+    reuse: bool = True
 
-    def __init__(self, name: str, steps: Sequence[Operator | StepSpec], version: int = 1) -> None:
+    def __init__(
+        self, name: str, steps: Sequence[Operator | StepSpec], version: int = 1, *, reuse: bool = True
+    ) -> None:  # fmt: skip
         named = []
         for entry in steps:
             if not isinstance(entry, Operator | StepSpec):
@@ -49,6 +51,7 @@ class Workflow:
         object.__setattr__(self, "steps", in_order)
         object.__setattr__(self, "version", version)
         object.__setattr__(self, "edges", edges)
+        object.__setattr__(self, "reuse", reuse)
         self._check()
 
     def _check(self) -> None:
@@ -59,11 +62,11 @@ class Workflow:
                 made = ["source"] if number == INPUTS else kinds_of(self.steps[number])
                 if number == INPUTS and place == 0:
                     continue  # whoever starts the run decides what its inputs are
-                if spec.operator.input_kind not in made:
+                if not set(spec.operator.input_kinds) & set(made):
+                    wanted = " or ".join(spec.operator.input_kinds)
                     before = "the inputs are" if number == INPUTS else f'"{self.steps[number].name}" makes'
                     raise WorkflowError(
-                        f'workflow "{self.name}": step "{spec.name}" takes a {spec.operator.input_kind}, '
-                        f"but {before} {' or '.join(made)}"
+                        f'workflow "{self.name}": step "{spec.name}" takes a {wanted}, but {before} {" or ".join(made)}'
                     )
 
     def _check_barrier(self, spec: StepSpec, before: list[StepSpec], edges: tuple[int, ...]) -> None:
@@ -101,13 +104,18 @@ class Workflow:
             replace(spec, model=model) if spec.operator.uses_model and spec.model is None else spec
             for spec in self.steps
         ]
-        return Workflow(self.name, steps, self.version)
+        return Workflow(self.name, steps, self.version, reuse=self.reuse)
+
+    def apart(self) -> Workflow:
+        """The same workflow for runs that use no work and no answers of other runs."""
+        return Workflow(self.name, self.steps, self.version, reuse=False)
 
     def definition(self) -> dict[str, Any]:
         """Plain JSON values; `from_definition` makes the workflow again."""
         return {
             "name": self.name,
             "version": self.version,
+            **({} if self.reuse else {"reuse": False}),
             "steps": [
                 {
                     "name": spec.name,
@@ -152,7 +160,7 @@ class Workflow:
                      tuple(step["after"]) if "after" in step else None, step.get("per"))
             for step in plain["steps"]
         ]  # fmt: skip
-        return cls(plain["name"], steps, plain["version"])
+        return cls(plain["name"], steps, plain["version"], reuse=plain.get("reuse", True))
 
 
 def kinds_of(spec: StepSpec) -> list[str]:
@@ -225,42 +233,3 @@ def _circle(
         f'workflow "{name}": steps follow each other in a circle: {" -> ".join(steps[n].name for n in circle)}',
         hint='take one arrow out: the first of them has to follow "inputs" or a step outside of the circle',
     )
-
-
-def qa_workflow() -> Workflow:
-    """Documents to questions and answers: parse, split, ask, answer, and mark near-duplicates over the whole run."""
-    return Workflow("qa", [parse, split, ask, answer, dedup])
-
-
-WORKFLOWS = {"qa": qa_workflow}
-
-
-def find_workflow(name: str) -> Workflow:
-    """A built-in workflow by name. Raises `UsageError` U301."""
-    if name not in WORKFLOWS:
-        raise UsageError(f'there is no workflow "{name}"', code="U301", hint=f"known: {', '.join(WORKFLOWS)}")
-    return WORKFLOWS[name]()
-
-
-def configured(name: str, assignments: Sequence[str]) -> Workflow:
-    """A built-in workflow with options set by text: "split.size=800". Values are JSON, or plain text.
-
-    Raises `UsageError` U302 for an assignment that does not say step, option and value, `WorkflowError` for an option
-    that the step does not have.
-    """
-    flow = find_workflow(name)
-    steps = {spec.name: spec for spec in flow.steps}
-    for text in assignments:
-        target, equals, value = text.partition("=")
-        step, dot, option = target.partition(".")
-        if not equals or not dot or step not in steps:
-            raise UsageError(
-                f"cannot read the assignment {text!r}", code="U302",
-                hint=f"write STEP.OPTION=VALUE, for example split.size=800; steps: {', '.join(steps)}",
-            )  # fmt: skip
-        try:
-            plain = json.loads(value)
-        except ValueError:
-            plain = value
-        steps[step] = steps[step].using(**{option: plain})
-    return Workflow(flow.name, list(steps.values()), flow.version)

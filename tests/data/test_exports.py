@@ -18,8 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gristmill.data.export_formats import COLUMNS, FORMATS, LINEAGE, JsonWriter, Layout, all_columns
-from gristmill.data.exports import Manifest, Row, export, find_format, infer_format
+from gristmill.data.export_formats import FORMATS, Options
+from gristmill.data.export_shapes import Layout, columns
+from gristmill.data.export_writers import JsonWriter
+from gristmill.data.exports import Manifest, Row, Written, export, find_format, infer_format
+from gristmill.data.rows import COLUMNS, LINEAGE
 from gristmill.errors import EnvironmentProblem, UsageError
 
 ROW = Row(
@@ -42,6 +45,8 @@ ROW = Row(
     work="ab12",
 )
 BARE = Row(question="Why?", answer="Because.")
+FILES = sorted(name for name, format in FORMATS.items() if not format.bundle)
+LISTS = {"heading_path": ["Pumps", "Starting"], "turns": [], "label": [], "options": []}
 LINE_BREAKERS = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\rh\ni"
 
 
@@ -51,7 +56,7 @@ async def rows_of(rows: Iterable[Row]) -> AsyncIterator[Row]:
 
 
 async def written(path: Path, format: str, *rows: Row, **options: Any) -> tuple[Manifest, bytes]:
-    manifest = await export(rows_of(rows), path, format, **options)
+    manifest = await export(rows_of(rows), path, format, Options(**options))
     return manifest, await asyncio.to_thread(path.read_bytes)
 
 
@@ -63,18 +68,23 @@ def read_parquet(path: Path) -> list[dict[str, Any]]:
 
 
 def files_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
+    """But for the manifests, which stand beside each file."""
+    return sorted(entry.name for entry in folder.iterdir() if not entry.name.endswith(".manifest.json"))
 
 
-@pytest.mark.parametrize("format", sorted(FORMATS))
+@pytest.mark.parametrize("format", FILES)
 async def test_the_manifest_tells_what_is_in_the_file(tmp_path: Path, format: str) -> None:
     path = tmp_path / "new" / "folder" / f"data{FORMATS[format].suffixes[0]}"
-    manifest, data = await written(path, format, ROW, BARE)
-    assert manifest == Manifest(path, format, 2, len(data), hashlib.sha256(data).hexdigest())
+    manifest, data = await written(path, format, replace(ROW, score=4.0), replace(ROW, score=2.0, answer="No."))
+    rows, digest = 1 if FORMATS[format].pairs else 2, hashlib.sha256(data).hexdigest()
+    file = Written(path.name, rows, len(data), digest)
+    assert manifest == Manifest(path, format, rows, len(data), digest, (file,))
     assert files_in(path.parent) == [path.name]
+    stored = json.loads((path.parent / f"{path.name}.manifest.json").read_text("utf-8"))
+    assert (stored["rows"], stored["files"][0]["sha256"]) == (rows, digest)
 
 
-@pytest.mark.parametrize("format", sorted(FORMATS))
+@pytest.mark.parametrize("format", FILES)
 async def test_the_same_rows_give_the_same_bytes(tmp_path: Path, format: str) -> None:
     one, _ = await written(tmp_path / "one", format, ROW, BARE)
     two, _ = await written(tmp_path / "two", format, ROW, BARE)
@@ -85,7 +95,7 @@ async def test_jsonl_holds_every_column_of_every_row(tmp_path: Path) -> None:
     _, data = await written(tmp_path / "data.jsonl", "jsonl", ROW, BARE)
     objects = [json.loads(line) for line in data.decode().splitlines()]
     assert [list(entry) for entry in objects] == [list(COLUMNS)] * 2
-    assert objects[0] == {**asdict(ROW), "heading_path": ["Pumps", "Starting"]}
+    assert objects[0] == {**asdict(ROW), **LISTS}
     assert objects[1]["page_start"] is None
     assert "水泵 👍" in data.decode()
 
@@ -149,7 +159,7 @@ def _strings(value: Any) -> list[str]:
 @given(st.lists(st.text(st.characters(), max_size=20), max_size=5))
 def test_every_line_parses_whatever_the_text(texts: list[str]) -> None:
     stream = io.BytesIO()
-    writer = JsonWriter(stream, Layout(), all_columns)
+    writer = JsonWriter(stream, Layout(), columns)
     writer.write([Row(question=text, answer=text) for text in texts])
     writer.finish()
     lines = stream.getvalue().decode().splitlines()
@@ -184,7 +194,7 @@ async def test_csv_starts_with_a_byte_order_mark_only_when_asked(tmp_path: Path)
     _, without = await written(tmp_path / "two.csv", "csv", ROW)
     assert with_mark == b"\xef\xbb\xbf" + without
     with pytest.raises(UsageError, match="csv"):
-        await export(rows_of([ROW]), tmp_path / "x.jsonl", "jsonl", bom=True)
+        await export(rows_of([ROW]), tmp_path / "x.jsonl", "jsonl", Options(bom=True))
 
 
 async def test_parquet_has_typed_columns_and_a_row_group_for_each_batch(
@@ -196,8 +206,8 @@ async def test_parquet_has_typed_columns_and_a_row_group_for_each_batch(
     path = tmp_path / "data.parquet"
     await export(rows_of([ROW, BARE, ROW, BARE, ROW]), path, "parquet")
     read = read_parquet(path)
-    assert read[0] == {**asdict(ROW), "heading_path": ["Pumps", "Starting"]}
-    assert read[1] == {**asdict(BARE), "heading_path": []}
+    assert read[0] == {**asdict(ROW), **LISTS}
+    assert read[1] == {**asdict(BARE), **LISTS, "heading_path": []}
     assert len(read) == 5
     file = pyarrow.parquet.ParquetFile(path)
     assert file.num_row_groups == 3
@@ -215,7 +225,7 @@ async def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monk
     assert files_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("format", sorted(FORMATS))
+@pytest.mark.parametrize("format", FILES)
 async def test_no_rows_make_a_file_that_can_be_read(tmp_path: Path, format: str) -> None:
     manifest, data = await written(tmp_path / "data", format)
     assert manifest.rows == 0
@@ -261,7 +271,9 @@ def test_the_format_follows_the_suffix_unless_it_is_named(path: str, format: str
 def test_a_suffix_that_fits_several_formats_or_none_must_be_named() -> None:
     with pytest.raises(UsageError) as caught:
         infer_format("a.json")
-    assert caught.value.hint == "name one of: alpaca, sharegpt, messages"
+    assert (
+        caught.value.hint == "name one of: alpaca, sharegpt, messages, thinking-messages, prompt-completion, preference"
+    )
     with pytest.raises(UsageError):
         infer_format("a.xlsx")
     with pytest.raises(UsageError):
@@ -290,7 +302,7 @@ def test_a_folder_that_may_not_be_written_to_is_named(tmp_path: Path) -> None:
         asyncio.run(export(rows_of([ROW]), tmp_path / "data.jsonl"))
 
 
-@pytest.mark.parametrize("format", sorted(FORMATS))
+@pytest.mark.parametrize("format", FILES)
 async def test_rows_that_break_off_leave_the_earlier_file_as_it_was(tmp_path: Path, format: str) -> None:
     path = tmp_path / "data"
     path.write_bytes(b"good")
@@ -306,7 +318,7 @@ async def test_rows_that_break_off_leave_the_earlier_file_as_it_was(tmp_path: Pa
     assert files_in(tmp_path) == ["data"]
 
 
-@pytest.mark.parametrize("format", sorted(FORMATS))
+@pytest.mark.parametrize("format", FILES)
 async def test_a_cancelled_export_leaves_nothing_behind(tmp_path: Path, format: str) -> None:
     started = asyncio.Event()
 
@@ -326,13 +338,13 @@ async def test_a_cancelled_export_leaves_nothing_behind(tmp_path: Path, format: 
 
 
 FULL_DISK = """
-import asyncio, resource, sys
+import asyncio, os, resource, sys
 from gristmill.data.exports import Row, export
 from gristmill.errors import EnvironmentProblem
 
 async def rows():
     for number in range(200_000):
-        yield Row(question=f"{number} " * 20, answer=f"{number * 7919} " * 20)
+        yield Row(question=f"{number // 2}", answer=os.urandom(500).hex(), score=number)
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 try:
@@ -343,12 +355,19 @@ except EnvironmentProblem as error:
 """
 
 
-@pytest.mark.parametrize("format", sorted(FORMATS))
+@pytest.mark.parametrize("format", ["jsonl", "preference", "csv", "parquet", "huggingface"])
 def test_a_full_disk_is_reported_and_the_earlier_file_is_as_it_was(tmp_path: Path, format: str) -> None:
     path = tmp_path / "data"
-    path.write_bytes(b"good")
+    if format == "huggingface":
+        path = tmp_path / "data" / "data"
+        path.parent.mkdir()
+    else:
+        path.write_bytes(b"good")
     ended = subprocess.run([sys.executable, "-c", FULL_DISK, path, format], check=False, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (3, "")
+    if format == "huggingface":
+        assert files_in(path.parent) == []
+        return
     assert path.read_bytes() == b"good"
     assert files_in(tmp_path) == ["data"]
 
@@ -381,7 +400,7 @@ async def test_memory_does_not_grow_with_the_rows(tmp_path: Path, format: str, m
             yield replace(ROW, chunk=f"{number:04d}" * 250)
 
     peaks = []
-    for count in (500, 5_000):
+    for count in (300, 1_500):
         tracemalloc.start()
         await export(many(count), tmp_path / "data", format)
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -413,11 +432,12 @@ async def test_an_export_does_not_hold_up_the_event_loop(tmp_path: Path) -> None
 def test_the_reference_lists_exactly_the_registered_formats() -> None:
     page = Path(__file__).parents[2] / "docs" / "reference" / "formats.md"
     table = [line.split("|") for line in page.read_text("utf-8").splitlines() if line.startswith("| `")]
-    listed = {cells[1].strip().strip("`"): cells for cells in table if len(cells) == 5}
+    listed = {cells[1].strip().strip("`"): cells for cells in table if len(cells) == 6}
     assert list(listed) == list(FORMATS)
     for name, cells in listed.items():
-        assert cells[2].strip() == ", ".join(f"`{suffix}`" for suffix in FORMATS[name].suffixes)
-        assert cells[3].strip() == FORMATS[name].description
+        suffixes = ", ".join(f"`{suffix}`" for suffix in FORMATS[name].suffixes)
+        reasoning = "as its rows" if FORMATS[name].rows else FORMATS[name].reasoning
+        assert [cell.strip() for cell in cells[2:5]] == [suffixes, FORMATS[name].description, reasoning]
 
 
 def test_the_reference_lists_exactly_the_columns() -> None:

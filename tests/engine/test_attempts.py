@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from gristmill.engine import queue
+from gristmill.engine import locks, queue
 from gristmill.engine.queue import Failure, NewTask
 from gristmill.engine.retry import Policy, Rule
 from gristmill.errors import Busy, InputError
@@ -77,12 +77,12 @@ async def test_a_paused_worker_claims_nothing_until_it_may_go_on(
 ) -> None:
     processes.start()
     worker = await watching("select id from worker where state = 'alive' and postmaster_started is not null")
-    assert await pool.fetchval(queue.SQL["order_worker"], worker, "paused", ["alive"], "pause") == worker
+    assert await pool.fetchval(queue.SQL["order_worker"], worker, "paused", ["alive"], "pause", "me") == worker
     before = await pool.fetchval("select lease_until from worker where id = $1", worker)
     (task,) = await enqueue({})
     await watching("select lease_until > $2 from worker where id = $1", worker, before)  # it beats on
     assert await pool.fetchval(STATE, task) == "available"
-    assert await pool.fetchval(queue.SQL["order_worker"], worker, "alive", ["paused"], "resume") == worker
+    assert await pool.fetchval(queue.SQL["order_worker"], worker, "alive", ["paused"], "resume", "me") == worker
     await watching("select state = 'completed' from task where id = $1", task)
 
 
@@ -153,7 +153,8 @@ async def test_a_lock_lets_one_task_run_at_a_time_and_is_free_after_every_end(
         (task,) = await queue.claim(pool, claimer, {"*": 4}, ["bare"], locked=True)
         assert await pool.fetchval(held) == 1
         assert await queue.claim(pool, claimer, {"*": 4}, ["bare"], locked=True) == []
-        assert await pool.fetchval("select fence from lock") == task.fence
+        (holder,) = await locks.holders(pool)
+        assert holder.fence == task.fence
         return task
 
     async with pool.acquire() as connection:

@@ -346,7 +346,7 @@ class Machine:
     def open_run(self, run: ModelRun) -> None:
         if not run.under_way or run.gathered == run.epoch:
             run.epoch += 1
-        run.state, run.sealed = "running", False
+        run.state, run.sealed = "paused" if run.state == "paused" else "running", False
 
     def end_run(self, run_id: int, state: str) -> None:
         run = self.runs[run_id]
@@ -426,7 +426,7 @@ class Machine:
         """A person pauses a worker, or lets it go on."""
         worker_id, worker = self.worker(number)
         before = "alive" if state == "paused" else "paused"
-        got = self.do(self.connection.fetchval(queue.SQL["order_worker"], worker_id, state, [before], state))
+        got = self.do(self.connection.fetchval(queue.SQL["order_worker"], worker_id, state, [before], state, "me"))
         assert (got is not None) == (worker.state == before)
         if worker.state == before:
             worker.state = state

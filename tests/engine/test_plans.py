@@ -121,6 +121,12 @@ async def story(watch: Watched) -> AsyncIterator[tuple[str, int, list[Seen]]]:
         await queue.claim(connection, claimer, {"*": 2}, ["bare"], suspects=True, locked=True)
         yield "claim suspects", probes, await watch.take()
 
+        for name in ("oldest", "oldest_locked"):
+            oldest = await connection.fetchrow(statements("ageing")[name], "*", ["bare"])
+            yield f"look for the {name}", 300 * RUNS, await watch.take()
+            assert len(await queue.claim(connection, claimer, {"*": 1}, ["bare"], turn=oldest["id"])) == 1
+            yield "claim in turn", 3 * batch, await watch.take()
+
         assert await queue.still_held(connection, tasks) == {task.id for task in tasks}
         yield "still held", 2 * batch, await watch.take()
 
@@ -150,6 +156,7 @@ async def story(watch: Watched) -> AsyncIterator[tuple[str, int, list[Seen]]]:
         await connection.execute("update worker set lease_until = '-infinity' where id = $1", gone.id)
         buried = await queue.rescue(connection, claimer.id)
         assert buried == {gone.id: OF_A_DEAD_WORKER}
+        assert await queue.take_in(connection) == []
         yield "rescue", 2 * (RUNNING + batch + OF_A_DEAD_WORKER), await watch.take()
 
         await upkeep.advance_runs(connection)

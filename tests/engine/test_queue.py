@@ -111,7 +111,7 @@ async def test_settling_with_the_token_completes_once(pool: Any, claimer: Claime
 async def test_settling_with_another_token_does_nothing(pool: Any, claimer: Claimer, enqueue: Enqueue) -> None:
     await enqueue({})
     (task,) = await claim(pool, claimer)
-    stale = replace(task, token=uuid4())
+    stale = task._replace(token=uuid4())
     assert await queue.settle(pool, claimer, [(stale, "ok")]) == set()
     assert await queue.fail(pool, claimer, stale, TIMEOUT) is None
     assert await queue.release(pool, [(stale, 0.0, "no")]) == set()

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +87,14 @@ def test_the_span_of_the_caller_is_what_a_new_task_gets(spans: InMemorySpanExpor
 
 def test_a_task_without_a_trace_or_with_nonsense_begins_one(spans: InMemorySpanExporter) -> None:
     for nonsense in (None, "", "00-xyz", f"00-{'0' * 32}-b7ad6b7169203331-01", f"ff-{TRACE}-b7ad6b7169203331-01"):
-        with tracing.span(replace(TASK, trace=nonsense)):
+        with tracing.span(TASK._replace(trace=nonsense)):
             pass
         assert not nonsense or not tracing.valid(nonsense)
     assert [span.parent for span in spans.get_finished_spans()] == [None] * 5
 
 
 def test_what_the_sender_did_not_sample_is_not_recorded_and_still_travels(spans: InMemorySpanExporter) -> None:
-    with tracing.span(replace(TASK, trace=PARENT[:-1] + "0")) as attempt:
+    with tracing.span(TASK._replace(trace=PARENT[:-1] + "0")) as attempt:
         pass
     assert not spans.get_finished_spans()
     assert attempt.task.trace is not None
@@ -134,7 +133,7 @@ def test_waiting_and_being_stopped_are_no_errors(
 
 async def test_attempts_side_by_side_do_not_see_each_other(spans: InMemorySpanExporter) -> None:
     async def attempt(number: int) -> None:
-        with tracing.span(replace(TASK, id=number, trace=f"00-{number:032x}-b7ad6b7169203331-01")):
+        with tracing.span(TASK._replace(id=number, trace=f"00-{number:032x}-b7ad6b7169203331-01")):
             for _ in range(3):
                 await asyncio.sleep(0)
                 assert (tracing.current() or "").startswith(f"00-{number:032x}-")

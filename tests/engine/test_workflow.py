@@ -297,7 +297,7 @@ async def test_a_new_run_takes_over_the_key_of_one_that_was_cancelled_or_is_not_
     second = await make(key=b"k" * 32, fresh=fresh)
     assert second.id != first.id
     assert (await make(key=b"k" * 32)).id == second.id
-    listed = await first.pool.fetch(workflow.SQL["list_runs"], "default", 10)
+    listed = await first.pool.fetch(workflow.SQL["list_runs"], "default", 10, None, None)
     assert [row["id"] for row in listed] == [second.id, first.id]
 
 

@@ -41,6 +41,12 @@ class ScriptedServer:
         found: dict[str, Any] = await response.json()
         return found
 
+    async def last(self) -> dict[str, Any]:
+        """The path, headers and body of the last request to a model."""
+        response = await self._client_().get(f"{self.address}/last").build().send()
+        found: dict[str, Any] = await response.json()
+        return found
+
     async def close(self) -> None:
         if self._client is not None:
             await self._client.close()

@@ -339,7 +339,7 @@ async def test_without_a_database_nothing_is_bought(
     pool = await open_pool(own_database.url, size=1)
     async with pool.acquire() as connection:
         await create_ledger(connection)
-    ledger = Ledger(pool)
+    ledger = Ledger(pool, away=0.5)
     await ledger.start()
     own_database.stop()
     try:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from gristmill.errors import Busy, InvalidOutput, ModelRefused, ModelSetupError, ModelUnavailable
-from gristmill.llm import openai
+from gristmill.llm import remote
 from gristmill.llm.ledger import Ledger
 from gristmill.llm.ledgered import LedgeredModel
 from gristmill.llm.model import Message, Request, UnusableAnswer, Usage
-from gristmill.llm.openai import OpenAIModel
-from gristmill.llm.responses import clean_text, glance, retry_after
+from gristmill.llm.openai import OpenAIModel, glance
+from gristmill.llm.responses import clean_text, retry_after
 from gristmill.llm.schemas import schema_forms
 from tests.llm.conftest import ScriptedServer
 
@@ -32,7 +32,7 @@ def ask(text: str = "hello", **settings: Any) -> Request:
 @pytest.fixture(autouse=True)
 def _forget_modes() -> Iterator[None]:
     yield
-    openai._known_modes.clear()
+    remote._known_modes.clear()
 
 
 async def test_an_answer_has_text_model_usage_and_the_raw_body(open_model: MakeModel) -> None:
@@ -44,7 +44,7 @@ async def test_an_answer_has_text_model_usage_and_the_raw_body(open_model: MakeM
 
 def test_zero_and_empty_parameters_are_sent(open_model: MakeModel) -> None:
     model = OpenAIModel("m", parameters={"temperature": 0, "top_p": 0.0, "stop": "", "seed": 7})
-    body = json.loads(model._body(ask(parameters={"seed": 0}), "text"))
+    body = json.loads(model._body(ask(parameters={"seed": 0}), "text", False))
     assert (body["temperature"], body["top_p"], body["stop"], body["seed"]) == (0, 0.0, "", 0)
 
 
@@ -64,7 +64,8 @@ async def test_a_schema_is_asked_for_in_the_best_form_that_the_server_knows(
 @pytest.mark.parametrize(
     ("fault", "error", "code"),
     [
-        ({"kind": "error", "status": 400, "message": "maximum context length"}, ModelRefused, "M201"),
+        ({"kind": "error", "status": 400, "message": "what is this?"}, ModelRefused, "M201"),
+        ({"kind": "error", "status": 400, "message": "maximum context length"}, ModelRefused, "M211"),
         ({"kind": "error", "status": 404}, ModelRefused, "M206"),
         ({"kind": "error", "status": 403}, ModelRefused, "M207"),
         ({"kind": "quota"}, ModelRefused, "M208"),
@@ -165,7 +166,14 @@ async def test_a_key_is_nowhere_but_in_the_request(
     await model_server.control(key=CANARY, echo_key=True)
     model = LedgeredModel(open_model(api_key=CANARY), open_ledger())
     answer = await model.complete(ask())
-    shown = [repr(model._model), repr(model._model.__dict__), repr(model.binding), repr(answer), str(answer.raw)]
+    shown = [
+        repr(model._model),
+        repr(model._model.__dict__),
+        repr(model._model._exchange.__dict__),
+        repr(model.binding),
+        repr(answer),
+        str(answer.raw),
+    ]
     for status in (400, 500):
         await model_server.control(faults=[{"kind": "error", "status": status}])
         with pytest.raises((ModelRefused, ModelUnavailable)) as caught:

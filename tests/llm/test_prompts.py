@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gristmill import llm
 from gristmill.errors import UsageError
 from gristmill.llm.prompt import load_prompt, parse_prompt
 
@@ -56,7 +57,20 @@ def test_the_built_in_prompts_take_the_fields_that_the_operators_give() -> None:
 
 
 def test_a_language_without_its_own_prompt_gets_the_english_one() -> None:
-    assert load_prompt("ask", "zh-CN") == load_prompt("ask", "en")
+    assert load_prompt("ask", "fr-CA") == load_prompt("ask", "en")
+
+
+def test_every_prompt_is_there_in_three_languages_with_the_same_fields() -> None:
+    folder = Path(llm.__path__[0]) / "prompts"
+    names = {code: {file.stem for file in (folder / code).glob("*.md")} for code in ("en", "zh", "tr")}
+    assert names["en"] == names["zh"] == names["tr"]
+    for name in names["en"]:
+        english = load_prompt(name)
+        for code in ("zh", "tr"):
+            other = parse_prompt((folder / code / f"{name}.md").read_text("utf-8"))
+            assert (other.name, set(other.fields), set(other.also)) == (name, set(english.fields), set(english.also))
+            assert [role for role, _ in other.parts] == [role for role, _ in english.parts]
+    assert load_prompt("ask", "zh-CN") == load_prompt("ask", "zh") != load_prompt("ask")
 
 
 def test_a_user_s_own_prompt_wins(tmp_path: Path) -> None:

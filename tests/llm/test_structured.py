@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from gristmill.errors import InvalidOutput, UsageError
+from gristmill.errors import InvalidOutput, ModelRefused, TaskError, UsageError
 from gristmill.llm.ladder import NoJson, parse_answer, without_reasoning
 from gristmill.llm.ledger import Ledger
 from gristmill.llm.ledgered import LedgeredModel
+from gristmill.llm.model import Image, Message, Request, Text
 from gristmill.llm.openai import OpenAIModel
+from gristmill.llm.outcomes import OUTCOMES, outcome_of
 from gristmill.llm.prompt import load_prompt
 from gristmill.llm.structured import Asker
+from gristmill.operators.protocol import request_from_json, request_to_json
 from gristmill.testing import ScriptedModel
 from tests.llm.conftest import ScriptedServer
 
@@ -196,3 +200,72 @@ async def test_an_answer_cut_at_the_limit_of_tokens_is_its_own_failure(
     assert caught.value.code == "M205"
     assert "max_tokens" in caught.value.hint
     assert (await model_server.stats())["requests"] == 1
+
+
+async def test_every_outcome_that_is_no_answer_has_its_code_and_its_word(
+    open_model: Callable[..., OpenAIModel], model_server: ScriptedServer
+) -> None:
+    for fault, code, outcome in (
+        ({"kind": "prose"}, "M202", "invalid_output"), ({"kind": "wrong"}, "M202", "invalid_output"),
+        ({"kind": "cut"}, "M202", "invalid_output"), ({"kind": "html"}, "M202", "invalid_output"),
+        ({"kind": "refusal"}, "M209", "refused"), ({"kind": "filter"}, "M210", "rejected"),
+        ({"kind": "length"}, "M205", "too_long"),
+        ({"kind": "error", "status": 400, "message": "maximum context length"}, "M211", "too_long"),
+        ({"kind": "error", "status": 400, "code": "content_filter"}, "M210", "rejected"),
+        ({"kind": "error", "status": 401}, "M207", "failed"), ({"kind": "error", "status": 500}, "M303", "failed"),
+    ):  # fmt: skip
+        await model_server.control(faults=[fault])
+        with pytest.raises(TaskError) as caught:
+            await Asker(open_model()).generate("Facts, please.", list[Fact])
+        assert (caught.value.code, outcome_of(caught.value)) == (code, outcome), fault
+        assert outcome in OUTCOMES
+        if fault["kind"] == "prose":
+            assert isinstance(caught.value, InvalidOutput)
+            assert caught.value.raw == "I would rather talk about the weather."
+
+
+async def test_something_else_stands_in_only_where_that_was_asked_for_and_the_reason_is_noted(
+    open_model: Callable[..., OpenAIModel], model_server: ScriptedServer
+) -> None:
+    for fault, why in (
+        ({"kind": "refusal"}, "refused: "),
+        ({"kind": "length"}, "too_long: "),
+        ({"kind": "prose"}, "inv"),
+    ):
+        await model_server.control(faults=[fault])
+        notes: dict[str, Any] = {}
+        assert await Asker(open_model(), notes=notes).generate("Facts, please.", list[Fact], otherwise=[]) == []
+        assert notes["degraded"].startswith(why)
+    await model_server.control(faults=[{"kind": "error", "status": 401}])
+    with pytest.raises(ModelRefused):  # a wrong key is no answer of the model
+        await Asker(open_model()).generate("Facts, please.", list[Fact], otherwise=[])
+
+
+async def test_a_useless_value_with_a_refusal_before_it_is_useless_and_not_refused(
+    open_model: Callable[..., OpenAIModel], model_server: ScriptedServer
+) -> None:
+    await model_server.control(faults=[{"kind": "refusal", "first": 1}, {"kind": "prose"}])
+    with pytest.raises(InvalidOutput) as caught:
+        await Asker(open_model()).generate("Facts, please.", list[Fact])
+    assert caught.value.code == "M202"
+
+
+async def test_pictures_and_conversations_are_asked_and_reasoning_is_given_back(
+    open_model: Callable[..., OpenAIModel], model_server: ScriptedServer
+) -> None:
+    await model_server.control(reasoning="I look at it.")
+    picture = Image(b"GIF89a", "image/gif")
+    text, answer = await Asker(open_model()).answer([Text("What is this?"), picture])
+    assert text == "You said: What is this?\n[image/gif, 6 bytes]"
+    assert answer.reasoning == "I look at it."
+    turns = [Message("user", "One."), Message("assistant", "Yes?"), Message("user", "Two.")]
+    assert await Asker(open_model()).generate(turns) == "You said: One.\nTwo."
+    bad: Any
+    for bad in ([], [Text("x"), turns[0]], [3], (picture, "x")):
+        with pytest.raises(UsageError):
+            await Asker(open_model()).generate(bad)
+
+
+def test_a_request_with_a_picture_goes_to_the_worker_and_back() -> None:
+    request = Request((Message("user", (Text("x"), Image(b"\x00\xff", "image/png"))),), sample=2)
+    assert request_from_json(json.loads(json.dumps(request_to_json(request)))) == request

@@ -10,7 +10,8 @@ from gristmill.llm.extractive import ExtractiveModel
 from gristmill.llm.model import Model
 from gristmill.llm.structured import Asker
 from gristmill.operators.ask import ask, how_many
-from gristmill.operators.operator import Context, run_operator
+from gristmill.operators.calling import run_operator
+from gristmill.operators.operator import Context
 from gristmill.testing import MemoryBlobs, ScriptedModel
 
 TEXT = (

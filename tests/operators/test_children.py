@@ -19,9 +19,10 @@ from gristmill.engine.performer import ChildCrashed
 from gristmill.errors import Busy, InputError, ModelRefused, TransientError, UsageError, WorkflowError
 from gristmill.llm.model import Answer, Request
 from gristmill.operators import protocol
+from gristmill.operators.calling import parse_body, run_operator
 from gristmill.operators.child import load_operator
 from gristmill.operators.children import Children
-from gristmill.operators.operator import Context, Operator, operator, parse_body, registered, run_operator
+from gristmill.operators.operator import Context, Operator, operator, registered
 from gristmill.testing import MemoryBlobs
 from gristmill.workflow import Workflow
 from tests.operators.rough import Flaky, Wish, in_a_thread, panic, plain, poison, poison_isolated, poison_thread, rough

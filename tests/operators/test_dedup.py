@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from gristmill.data.kinds import Duplicate, Example
 from gristmill.errors import InputError, WorkflowError
+from gristmill.operators.calling import run_operator
 from gristmill.operators.dedup import WITHOUT_REASON, Found, dedup, find_duplicates
-from gristmill.operators.operator import Context, run_operator
+from gristmill.operators.operator import Context
 from gristmill.testing import MemoryBlobs, perform
 
 SAME = "It is the one that the maker names."  # an answer, where the answers shall not matter

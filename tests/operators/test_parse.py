@@ -10,7 +10,8 @@ import pytest
 from gristmill.data.blobs import Blobs
 from gristmill.data.kinds import Document, Source
 from gristmill.errors import InputError, WorkflowError
-from gristmill.operators.operator import Context, run_operator
+from gristmill.operators.calling import run_operator
+from gristmill.operators.operator import Context
 from gristmill.operators.parse import parse
 
 FILES = Path(__file__).parent.parent / "files"

@@ -5,8 +5,9 @@ import pytest
 from gristmill.data.blobs import Blobs
 from gristmill.data.kinds import Chunk, Document, Page
 from gristmill.errors import InputError, WorkflowError
+from gristmill.operators.calling import run_operator
 from gristmill.operators.documents_outline import outline
-from gristmill.operators.operator import Context, run_operator
+from gristmill.operators.operator import Context
 from gristmill.operators.split import split, split_text
 
 

@@ -108,12 +108,14 @@ async def _look(home: Path | None, models: tuple[str, ...]) -> list[Finding]:
 
 
 async def _ask(app: object, spec: str) -> Finding:
-    from gristmill.llm.model import Message, Request
+    from gristmill.cli.models import try_model
 
-    started = time.perf_counter()
     try:
         model = await app.models.open(spec, ledger=False)  # type: ignore[attr-defined]
-        await model.complete(Request(messages=(Message("user", "Say OK."),), parameters={"max_tokens": 16}))
+        try:
+            told = await try_model(model)
+        finally:
+            await model.close()
     except GristmillError as error:
         return Finding("fail", "model", f"{spec}: {error.message}", error.hint)
-    return Finding("ok", "model", f"{spec} answered in {(time.perf_counter() - started) * 1000:.0f} ms")
+    return Finding("ok", "model", f"{spec} answered in {told['milliseconds']} ms")

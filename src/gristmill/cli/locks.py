@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +79,7 @@ async def _release(home: Path | None, name: str, force: bool, reason: str, as_js
             found = [one for one in await holders(app.pool, key) if one.slot > 0 and one.live]
             if found:
                 raise held_by(key, found)
-        forced = await force_release(app.pool, key, by=_me(), reason=reason) if force else []
+        forced = await force_release(app.pool, key, by=options.me(), reason=reason) if force else []
     if as_json:
         print_json("locks.release", key=key, forced=[as_document(one) for one in forced])
     elif not forced:
@@ -90,12 +87,3 @@ async def _release(home: Path | None, name: str, force: bool, reason: str, as_js
     for one in () if as_json else forced:
         click.echo(f"{key} was taken away from {one}")
     return 0
-
-
-def _me() -> str:
-    """The person at the keyboard, for the record."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError, ImportError):  # an account without a name, as containers have
-        name = f"user {os.getuid()}"
-    return f"{name}@{socket.gethostname()}"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
+import os
+import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -48,3 +51,12 @@ def open_app(home: Path | None, **arguments: Any) -> App:
 async def chosen_run(app: App, name: str | None) -> Run:
     """The run of that name, or the one that was started last."""
     return await (app.find(name) if name else app.last())
+
+
+def me() -> str:
+    """The person at the keyboard, for the record."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # an account without a name, as containers have
+        name = f"user {os.getuid()}"
+    return f"{name}@{socket.gethostname()}"

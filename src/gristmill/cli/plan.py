@@ -1,72 +1,102 @@
-"""gristmill run --plan: what would be done, and about how much, before anything is paid."""
+"""gristmill run --plan: what would be done, what it would cost, and how long it would take, before anything is paid."""
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gristmill.workflow import Workflow
-
 if TYPE_CHECKING:
     from gristmill.app import App
+    from gristmill.data.selection import Inputs
+    from gristmill.run import Run
+    from gristmill.workflow import Workflow
 
-# Characters of text per byte of file, measured on a few hundred files of Debian's documentation packages; only used
-# for files that were never parsed.
-TEXT_PER_BYTE = {"application/pdf": 0.12, "application/epub+zip": 0.6, "text/html": 0.5}
-OFFICE = 0.15
-PLAIN = 1.0
-CHARACTERS_PER_TOKEN = 4.0  # English prose; other languages need more tokens
-PROMPT_TOKENS = 250  # of the instructions around a passage
+WORKERS = 2  # that a run starts, where the settings say none
 
 
-async def forecast(app: App, flow: Workflow, paths: Sequence[Path]) -> dict[str, Any]:
-    """Counts what is there and estimates the rest; stores nothing. What was done before is not subtracted."""
-    from gristmill.data.scan import Found, scan
+async def forecast(app: App, flow: Workflow, paths: Sequence[Path | str] | Inputs) -> dict[str, Any]:
+    """Foresees a run from a sample of its inputs. Sends nothing; keeps the forecast alone, for a comparison later."""
+    from gristmill.forecast import foresee, save
 
-    found = await asyncio.to_thread(lambda: list(scan(paths)))
-    files = [entry for entry in found if isinstance(entry, Found)]
-    characters = sum(file.size * _density(file.media_type) for file in files)
-    options = {spec.name: spec.operator.check_options(spec.options) for spec in flow.steps}
-    size = options.get("split", {}).get("size", 1500)
-    chunks = sum(math.ceil(file.size * _density(file.media_type) / (size * 0.7)) for file in files)
-    per_question = options.get("ask", {}).get("characters_per_question", 240)
-    most = options.get("ask", {}).get("max_count", 10)
-    each = options.get("ask", {}).get("count", 0) or max(1, min(most, int(size * 0.7 // per_question)))
-    questions = chunks * each
-    model = next((spec.model for spec in flow.steps if spec.model), None)
-    passage = size * 0.7 / CHARACTERS_PER_TOKEN + PROMPT_TOKENS
-    return {
-        "workflow": flow.name, "model": model, "files": len(files), "unreadable": len(found) - len(files),
-        "bytes": sum(file.size for file in files), "chunks": chunks, "questions": questions,
-        "calls": chunks + questions if model != "extractive" else 0,
-        "tokens_in": round((chunks + questions) * passage) if model != "extractive" else 0,
-        "tokens_out": round(questions * 130) if model != "extractive" else 0,
-        "disk_bytes": round(sum(file.size for file in files) + characters * 6),
-    }  # fmt: skip
+    models = {spec.model: await app.models.open(spec.model) for spec in flow.steps if spec.model}
+    workers = app.settings.workers or WORKERS
+    plan = await foresee(
+        flow, paths, models=models, pool=app.pool, prices=app.models.prices, language=app.settings.language,
+        slots=workers * app.settings.pools.get("model", 32), parsers=workers * app.settings.pools.get("parse", 1),
+        prompts=app.settings.prompts,
+    )  # fmt: skip
+    await save(app.pool, app.run_key(flow, paths), plan)
+    return plan
 
 
-def show_forecast(plan: dict[str, Any]) -> None:
+def show_forecast(plan: Mapping[str, Any]) -> None:
     """The forecast for people; nothing in it is a promise, and it says so."""
-    click.echo(f"{plan['files']:,} files ({plan['bytes'] / 1e6:,.1f} MB), {plan['unreadable']} unreadable")
-    click.echo(f"about {plan['chunks']:,} chunks and {plan['questions']:,} questions with their answers")
-    if plan["calls"]:
+    from gristmill.cli.progress import duration
+
+    click.echo(f"{plan['files']:,} files ({plan['bytes'] / 1e6:,.3g} MB), {plan['unreadable']:,} unreadable")
+    for step in plan["steps"]:
+        if step["barrier"]:
+            continue
+        made = f"  {step['name']:<12} {about(step['inputs']):>22} in {about(step['outputs']):>22} out"
+        asked = f"  {about(step['calls'])} calls of {step['model']}" if step["calls"][2] else ""
+        known = f", {about(step['known'])} known" if step["known"][1] else ""
+        click.echo(made + asked + known)
+    if plan["calls"][2]:
         click.echo(
-            f"about {plan['calls']:,} calls of {plan['model']}, {plan['tokens_in']:,} tokens in,"
-            f" {plan['tokens_out']:,} out; what the ledger or an earlier run has costs nothing"
+            f"{about(plan['calls'])} calls, {about(plan['tokens_in'])} tokens in, {about(plan['tokens_out'])} out"
         )
+        for currency, (low, likely, high) in plan["cost"].items():
+            click.echo(f"{_money(likely, currency)} ({_money(low, currency)} to {_money(high, currency)})")
+        if plan["unpriced"]:
+            click.echo(f"{plan['unpriced']:,} of the calls have no known price and are in no amount")
+    elif plan["known"][1]:
+        click.echo("no calls to pay: the ledger has all answers")
     else:
-        click.echo(f"no paid calls: {plan['model']} works on this machine")
-    click.echo(f"about {plan['disk_bytes'] / 1e6:,.0f} MB of disk. Nothing was stored or sent.")
+        click.echo(f"no paid calls: {plan['model'] or 'no step with a model'} works on this machine")
+    low, likely, high = plan["seconds"]
+    click.echo(f"{duration(likely)} ({duration(low)} to {duration(high)}), waiting mostly for: {plan['bound_by']}")
+    click.echo(
+        f"about {plan['disk_bytes'] / 1e6:,.1f} MB of disk; from a sample of {plan['sampled']} files. Nothing was sent."
+    )
+    for note in plan["assumed"]:
+        click.echo(f"  note: {note}")
 
 
-def _density(media_type: str) -> float:
-    if media_type in TEXT_PER_BYTE:
-        return TEXT_PER_BYTE[media_type]
-    if media_type.startswith("text/"):
-        return PLAIN
-    return OFFICE if "officedocument" in media_type else 0.0
+async def truth(run: Run, usage: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
+    """The forecast of a run beside what it took; None when nobody had asked for one."""
+    from gristmill.forecast import compared
+
+    return await compared(run.app.pool, run.id, usage, seconds)
+
+
+def truth_lines(found: Mapping[str, Any]) -> list[str]:
+    """The comparison for people."""
+    from gristmill.cli.progress import duration
+
+    foreseen, took = found["foreseen"], found["truth"]
+    line = (
+        f"foreseen: {about(foreseen['calls'])} calls, {duration(foreseen['seconds'][1])}; "
+        f"it took {took['calls']:,} calls, {duration(took['seconds'])}"
+    )
+    money = [
+        f"foreseen: {_money(values[1], currency)} ({_money(values[0], currency)} to {_money(values[2], currency)}); "
+        f"it cost {_money(took['cost'].get(currency, 0), currency)}"
+        for currency, values in foreseen["cost"].items()
+    ]
+    return [line, *money]
+
+
+def about(values: Sequence[float]) -> str:
+    """A range for people: "about 214 (190 to 240)"; the number alone where it is certain."""
+    low, likely, high = (round(value) for value in values)
+    return f"{likely:,}" if low == high else f"about {likely:,} ({low:,} to {high:,})"
+
+
+def _money(amount: float | str, currency: str) -> str:
+    from gristmill.llm.prices import money
+
+    return money(Decimal(str(amount)), currency)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from gristmill.cli import options
-from gristmill.cli.options import say
+from gristmill.cli.options import print_json, say
 
 
 @click.command(name="retry")
@@ -51,5 +51,10 @@ async def _retry(
         again = await run.retry(full, item=item)
         if not as_json:
             say(f"{again} {'inputs' if item else 'failed pieces'} of {run.name} begin anew")
+        if (await run.progress()).state == "paused":
+            if as_json:
+                print_json("run", run=run.name, state="paused", again=again)
+            say(f"{run.name} is paused, and stays it: gristmill resume {run.name}")
+            return 4
         await app.start_crew()
         return await finish(run, stop, out, format_, quiet=quiet, as_json=as_json)

@@ -38,7 +38,11 @@ def command() -> None:
     help="Ticks that were missed while no worker ran.",
 )  # fmt: skip
 @click.option(
-    "--run", "paths", multiple=True, type=click.Path(path_type=Path), help="Start a run of this file or folder."
+    "--run",
+    "paths",
+    multiple=True,
+    type=click.Path(path_type=str),
+    help="Start a run of this file, folder, glob or URL.",
 )
 @click.option("--workflow", "-w", default="qa", show_default=True, help="Workflow of --run.")
 @click.option("--model", "-m", default="extractive", show_default=True, help="Model of --run.")

@@ -11,17 +11,25 @@ import click
 from gristmill.cli import options
 from gristmill.cli.options import print_json
 
+STATES = ("waiting", "running", "paused", "completed", "partial", "failed", "cancelled")
+
 
 @click.command(name="watch")
 @click.argument("run", required=False)
 @click.option("--once", is_flag=True, help="Show it once and return.")
 @click.option("--list", "list_runs", is_flag=True, help="List the latest runs.")
+@click.option("--state", type=click.Choice(STATES), help="With --list: only runs in this state.")
+@click.option("--workflow", help="With --list: only runs of this workflow.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, help="With --list: at most so many (default 50).")
 @options.home
 @options.as_json
-def command(run: str | None, once: bool, list_runs: bool, home: Path | None, as_json: bool) -> None:
+def command(
+    run: str | None, once: bool, list_runs: bool, state: str | None, workflow: str | None, limit: int,
+    home: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """Shows RUN (default: the last one). Ctrl-C only stops watching."""
     if list_runs:
-        options.call(_list(home, as_json))
+        options.call(_list(home, as_json, state, workflow, limit))
     else:
         options.call(_watch(home, run, once or as_json, as_json))
 
@@ -58,11 +66,11 @@ async def _watch(home: Path | None, name: str | None, once: bool, as_json: bool)
     return 0
 
 
-async def _list(home: Path | None, as_json: bool) -> int:
+async def _list(home: Path | None, as_json: bool, state: str | None, workflow: str | None, limit: int) -> int:
     from gristmill.db.statements import statements
 
     async with options.open_app(home, workers=0) as app:
-        rows = await app.pool.fetch(statements("workflow")["list_runs"], app.settings.project, 50)
+        rows = await app.pool.fetch(statements("workflow")["list_runs"], app.settings.project, limit, state, workflow)
     if as_json:
         print_json("runs", runs=[dict(row) for row in rows])
         return 0

@@ -54,4 +54,4 @@ async def _work(home: Path | None, load: tuple[str, ...], name: str, supervised:
         if supervised:
             loop.add_reader(0, on_input)
         await worker.run(app.pool)
-    return 0
+    return 1 if worker.worn else 0  # 0: it was told to end, and nobody has to start it again

@@ -98,6 +98,10 @@ class Crew:
             code = await place.process.wait()
             if self._stopping:
                 return
+            if code == 0:  # `gristmill workers stop`, or a signal of somebody else
+                place.given_up = True
+                self.on_event(f"worker {place.number + 1} was told to stop, and is not started again")
+                return
             if time.monotonic() - place.started > STABLE:
                 place.restarts = 0
             how = f"signal {-code}" if code < 0 else f"exit code {code}"

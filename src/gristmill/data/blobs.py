@@ -1,6 +1,7 @@
 """The store of bytes: input files and extracted texts, each under the sha256 of what it holds.
 
     <folder>/ab/abcdef...      one file per content, written once, never changed
+    <folder>/ab/abcdef....zst  the same, compressed (setting `compress`); the name is still that of the bytes themselves
     <folder>/partial/...       files on their way in
 
 A file appears under its name only after its bytes and then the rename have reached the disk, so existence means that
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import errno
 import hashlib
 import os
@@ -18,9 +20,11 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO, Self
 
+from gristmill.data.compression import Compress, compress, compressed_name, decompress
 from gristmill.errors import EnvironmentProblem, InputError
 
 RESERVE = 256 * 1024 * 1024  # bytes that stay free: a full disk stops the database, and with it everything
@@ -33,12 +37,17 @@ class Blobs:
     """A folder of content-addressed files, safe for any number of processes on one file system.
 
     `reserve` is the number of bytes that must remain free after a write (default 256 MiB, 0 turns the check off).
+    What is written is compressed with zstd at `level`, if one is given; see `of`.
     Every method that touches the disk may raise `EnvironmentProblem`: F201 missing, F202 damaged, F203 no space,
     F204 cannot be written or read.
     """
 
-    def __init__(self, folder: Path | str, *, reserve: int = RESERVE) -> None:
+    def __init__(
+        self, folder: Path | str, *, reserve: int = RESERVE, compress: Compress | None = None, level: int | None = None
+    ) -> None:
         self.folder = Path(folder)
+        self.compress = compress or Compress()
+        self.level = level
         self.reserve = reserve
         self._partial = self.folder / "partial"
         try:
@@ -53,9 +62,35 @@ class Blobs:
             raise ValueError(f"not a sha256 in hex: {digest!r}")
         return self.folder / digest[:2] / digest
 
+    def of(self, kinds: Iterable[str]) -> Self:
+        """The same store for what makes records of these kinds: it compresses if the setting names one of them."""
+        made = copy.copy(self)
+        made.level = self.compress.level if set(kinds) & set(self.compress.kinds) else None
+        return made
+
+    def room(self) -> int:
+        """Bytes that may still be written; negative when the reserve is used already. Without a reserve: a lot."""
+        if self.reserve <= 0:
+            return 2**63
+        try:
+            disk = os.statvfs(self.folder)
+        except OSError as error:
+            raise _not_usable(self.folder, error) from error
+        return disk.f_bavail * disk.f_frsize - self.reserve
+
+    async def bring(self, digests: Iterable[str]) -> None:
+        """Makes them ready to be read by others on this machine: nothing to do for a folder."""
+
+    async def send(self, digests: Iterable[str]) -> None:
+        """Makes them ready to be read by other machines: nothing to do for a folder."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
     def exists(self, digest: str) -> bool:
-        """Whether the content is there. A look at one directory entry; the bytes are checked by `read`."""
-        return self.path(digest).is_file()
+        """Whether the content is there. A look at directory entries; the bytes are checked by `read`."""
+        path = self.path(digest)
+        return path.is_file() or compressed_name(path).is_file()
 
     async def read(self, digest: str) -> bytes:
         """The bytes, checked against their digest. Raises F201 when they are missing, F202 when they are damaged."""
@@ -73,10 +108,18 @@ class Blobs:
         """
         return await asyncio.to_thread(self._write_file, Path(path))
 
+    async def write_from(self, opener: Callable[[], BinaryIO], size: int) -> tuple[str, int]:
+        """Copies what `opener` opens, a piece at a time, and returns (digest, size in bytes); `size` is what is
+        expected, for the look at the free space. What reading raises is raised."""
+        return await asyncio.to_thread(self._write_from, opener, size)
+
     def _read(self, digest: str) -> bytes:
         path = self.path(digest)
         try:
-            data = path.read_bytes()
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                data = decompress(compressed_name(path).read_bytes())
         except FileNotFoundError:
             raise EnvironmentProblem(
                 f"the content {digest[:12]}... is missing from {self.folder}", code="F201",
@@ -95,14 +138,34 @@ class Blobs:
         digest = hashlib.sha256(data).hexdigest()
         if self._holds(digest, len(data)):
             return digest
-        self._check_space(len(data))
+        stored, target = data, self.path(digest)
+        if self.level is not None and len(small := compress(data, self.level)) < len(data):
+            stored, target = small, compressed_name(target)
+        self._check_space(len(stored))
         with self._incoming() as (descriptor, temporary):
             try:
-                _write_all(descriptor, data)
+                _write_all(descriptor, stored)
             except OSError as error:
                 raise _not_usable(self.folder, error) from error
-            self._publish(descriptor, temporary, digest)
+            self._publish(descriptor, temporary, target)
         return digest
+
+    def _write_from(self, opener: Callable[[], BinaryIO], size: int) -> tuple[str, int]:
+        self._check_space(size)
+        checksum = hashlib.sha256()
+        with opener() as source, self._incoming() as (descriptor, temporary):
+            size = 0
+            while piece := source.read(PIECE):
+                checksum.update(piece)
+                size += len(piece)
+                try:
+                    _write_all(descriptor, piece)
+                except OSError as error:
+                    raise _not_usable(self.folder, error) from error
+            digest = checksum.hexdigest()
+            if not self._holds(digest, size):
+                self._publish(descriptor, temporary, self.path(digest))
+        return digest, size
 
     def _write_file(self, path: Path) -> tuple[str, int]:
         source = open_regular(path)
@@ -118,7 +181,7 @@ class Blobs:
                         hint="wait until nothing writes to it any more, then run the same command again",
                     )  # fmt: skip
                 if not self._holds(digest, size):
-                    self._publish(descriptor, temporary, digest)
+                    self._publish(descriptor, temporary, self.path(digest))
             return digest, size
         finally:
             os.close(source)
@@ -155,9 +218,8 @@ class Blobs:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
-    def _publish(self, descriptor: int, temporary: Path, digest: str) -> None:
+    def _publish(self, descriptor: int, temporary: Path, target: Path) -> None:
         """Bytes to disk, then the name, then the folder's own entry: a power cut leaves all of it or nothing."""
-        target = self.path(digest)
         try:
             os.fsync(descriptor)
             if not target.parent.is_dir():
@@ -172,6 +234,10 @@ class Blobs:
         """Whether the content is already there and sound. A damaged copy is reported as absent, so it is replaced."""
         target = self.path(digest)
         try:
+            if not target.exists():
+                data = decompress(compressed_name(target).read_bytes())
+                _sync_folder(target.parent)
+                return hashlib.sha256(data).hexdigest() == digest
             if target.stat().st_size != size:
                 return False
             with target.open("rb") as file:
@@ -183,17 +249,11 @@ class Blobs:
         return True
 
     def _check_space(self, size: int) -> None:
-        if self.reserve <= 0:
-            return
-        try:
-            disk = os.statvfs(self.folder)
-        except OSError as error:
-            raise _not_usable(self.folder, error) from error
-        free = disk.f_bavail * disk.f_frsize
-        if free - size < self.reserve:
+        room = self.room()
+        if room < size:
             raise EnvironmentProblem(
-                f"not enough space in {self.folder}: {_mebibytes(free)} free, {_mebibytes(size)} to be written, "
-                f"{_mebibytes(self.reserve)} are kept in reserve",
+                f"not enough space in {self.folder}: {_mebibytes(room + self.reserve)} free, "
+                f"{_mebibytes(size)} to be written, {_mebibytes(self.reserve)} are kept in reserve",
                 code="F203", hint="make room on that disk, then run the same command again",
                 safe="nothing was written; everything finished so far is kept",
             )  # fmt: skip

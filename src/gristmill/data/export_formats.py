@@ -1,61 +1,25 @@
-"""The formats that rows can be written in, as a table: name, suffixes, description and writer.
-
-A writer gets batches of rows and a binary stream and keeps nothing but the batch. The same rows give the same bytes.
-"""
+"""The formats that rows can be written in, as a table: name, suffixes, description and writer; and what may be asked of
+an export."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, BinaryIO, Protocol
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
 
+from gristmill.data import export_shapes as shapes
+from gristmill.data.export_shapes import Layout, Reasoning
+from gristmill.data.export_writers import CsvWriter, JsonWriter, ParquetWriter, Writer
+from gristmill.data.filter import parse_filter
+from gristmill.data.rows import COLUMNS, FILTER_COLUMNS
 from gristmill.errors import UsageError
 
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One example with its lineage. Offsets are code points in the document's text, ends are exclusive."""
-
-    question: str
-    answer: str
-    quote: str | None = None  # the document's words that support the answer, where they were found
-    record_id: str = ""
-    source: str = ""  # file name below the input that was given
-    title: str | None = None  # of the document
-    chunk: str | None = None  # the text that the question was asked about
-    page_start: int | None = None  # from 1; None where the format has no pages
-    page_end: int | None = None
-    start: int | None = None  # of the chunk
-    end: int | None = None
-    evidence_start: int | None = None  # of the quote
-    evidence_end: int | None = None
-    heading_path: tuple[str, ...] = ()
-    run: str = ""  # name of the run
-    model: str = ""
-    work: str = ""  # key of the piece of work that made it, in hexadecimal
-
-
-COLUMNS = tuple(field.name for field in fields(Row))
-LINEAGE = tuple(name for name in COLUMNS if name not in ("question", "answer", "chunk"))  # what `metadata` holds
-
-
-class Writer(Protocol):
-    """Writes to one stream: `write` any number of times, then `finish` once. The stream stays open."""
-
-    def write(self, rows: Sequence[Row]) -> None: ...
-
-    def finish(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How a file is laid out, beyond its format."""
-
-    array: bool = False  # one JSON array in place of a line per row
-    bom: bool = False  # CSV: start with a byte order mark
+_SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,151 +27,187 @@ class Format:
     """One entry of the table. `suffixes` are those the format may be guessed from or is written to, the usual first."""
 
     name: str
-    suffixes: tuple[str, ...]
+    suffixes: tuple[str, ...]  # empty: a folder
     description: str
     open: Callable[[BinaryIO, Layout], Writer]
     inferred: bool = False  # a path with one of the suffixes is enough to choose it
     array_suffix: str = ""  # with this suffix the file is one JSON array
+    reasoning: Reasoning = "inline"  # where the chain of thought goes unless somebody says
+    pairs: bool = False  # an entry is a pair of rows
+    columned: bool = False  # it has columns, which may be chosen and renamed
+    bundle: bool = False  # a folder
+    rows: tuple[str, ...] = ()  # of a bundle: the formats that its rows may have, the usual first
+    file: str = ""  # of a bundle: name of its data file
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What may be asked of an export, beyond path and format."""
+
+    where: str | None = None  # a filter, as in filter.py
+    columns: Mapping[str, str] | None = None  # column -> name in the file: only those are written
+    reasoning: Reasoning | None = None  # None: as the format has it
+    split: Mapping[str, float] | None = None  # name -> share; shares are made to sum up to 1
+    seed: int = 0  # decides which document goes to which split
+    balance: int | None = None  # rows of one label at most: the first ones
+    lineage: bool = True  # with `metadata`, where the format has it
+    left_out: bool = False  # with what duplicates and rejections leave out; the column left_out says why
+    rows: str | None = None  # of a bundle: the format of its rows
+    bom: bool = False  # CSV: a byte order mark, which Excel needs to read UTF-8
+    language: str = ""  # that the reasoning is in; only thinking-messages says so. Of a run: the settings'
+
+    def check(self, format: Format) -> None:
+        """Raises `UsageError` U412 for what does not go together, U420 for a filter that cannot be read."""
+        if self.where is not None:
+            parse_filter(self.where, FILTER_COLUMNS)
+        inner = row_format(format, self)
+        if self.bom and inner.name != "csv":
+            raise _wrong(f"a byte order mark is for csv; the format is {inner.name}")
+        if self.rows and not format.bundle:
+            raise _wrong(f"{format.name} is a file: only a bundle has rows of another format")
+        if self.columns is not None:
+            _check_columns(self.columns, inner)
+        if self.reasoning not in (None, "field", "inline", "drop"):
+            raise _wrong(f"reasoning={self.reasoning!r} is not known", "field, inline or drop")
+        if self.reasoning == "field" and inner.pairs:
+            raise _wrong(f"{inner.name} has no field for reasoning", "inline or drop")
+        if self.reasoning == "inline" and inner.name == "thinking-messages":
+            raise _wrong("thinking-messages has a field for reasoning", "field or drop")
+        if self.balance is not None and self.balance < 1:
+            raise _wrong(f"balance={self.balance}: at least 1 row a label")
+        for name, share in (self.split or {}).items():
+            if not _SPLIT_NAME.fullmatch(name):
+                raise _wrong(f'"{name}" cannot be the name of a split', "letters, digits and _; a letter first")
+            if not (math.isfinite(share) and share > 0):
+                raise _wrong(f"the share of {name} is {share}; it has to be more than 0")
 
 
-def json_line(value: Mapping[str, Any]) -> bytes:
-    """One object as JSON in UTF-8 without any character that a reader might take for the end of a line."""
-    text = _ENCODER.encode(value)
-    # JSON allows these three inside of strings; str.splitlines and others break a line there.
-    for character, escape in (("\u2028", "\\u2028"), ("\u2029", "\\u2029"), ("\x85", "\\u0085")):
-        text = text.replace(character, escape)
-    return text.encode("utf-8", "backslashreplace")  # half a surrogate pair becomes \ud800, which JSON allows
+def _check_columns(columns: Mapping[str, str], format: Format) -> None:
+    if not format.columned:
+        raise _wrong(f"{format.name} has names of its own; columns are chosen in jsonl, csv and parquet")
+    for name in columns:
+        if name not in COLUMNS:
+            near = difflib.get_close_matches(name, COLUMNS, 1)
+            hint = f'did you mean "{near[0]}"?' if near else f"columns: {', '.join(COLUMNS)}"
+            raise _wrong(f'there is no column "{name}"', hint)
+    names = list(columns.values())
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise _wrong("each column needs a name of its own")
 
 
-class JsonWriter:
-    def __init__(self, stream: BinaryIO, layout: Layout, shape: Callable[[Row], Mapping[str, Any]]) -> None:
-        self._stream = stream
-        self._array = layout.array
-        self._shape = shape
-        self._rows = 0
-
-    def write(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            line = json_line(self._shape(row))
-            if self._array:
-                self._stream.write((b",\n" if self._rows else b"[\n") + line)
-            else:
-                self._stream.write(line + b"\n")
-            self._rows += 1
-
-    def finish(self) -> None:
-        if self._array:
-            self._stream.write(b"\n]\n" if self._rows else b"[]\n")
+def _wrong(message: str, hint: str = "") -> UsageError:
+    return UsageError(message, code="U412", hint=hint, safe="nothing was written")
 
 
-def all_columns(row: Row) -> Mapping[str, Any]:
-    return {name: getattr(row, name) for name in COLUMNS}
+def layout_of(format: Format, options: Options, *, array: bool = False) -> Layout:
+    """How the files of an export are laid out."""
+    inner = row_format(format, options)
+    return Layout(
+        array=array, bom=options.bom, reasoning=options.reasoning or inner.reasoning, lineage=options.lineage,
+        columns=options.columns, pictures=format.bundle, language=options.language,
+    )  # fmt: skip
 
 
-def alpaca(row: Row) -> Mapping[str, Any]:
-    return {"instruction": row.question, "input": "", "output": row.answer, "system": "", "metadata": lineage(row)}
+def row_format(format: Format, options: Options) -> Format:
+    """The format of the rows in its files. Raises `UsageError` for one that the bundle cannot hold."""
+    if not format.rows:
+        return format
+    name = options.rows or format.rows[0]
+    if name not in format.rows:
+        raise _wrong(f"{format.name} cannot hold rows of the format {name}", f"one of: {', '.join(format.rows)}")
+    return FORMATS[name]
 
 
-def sharegpt(row: Row) -> Mapping[str, Any]:
-    turns = [{"from": "human", "value": row.question}, {"from": "gpt", "value": row.answer}]
-    return {"conversations": turns, "metadata": lineage(row)}
+def find_format(name: str) -> Format:
+    """The format of that name. Raises `UsageError`, with the nearest name."""
+    found = FORMATS.get(name.lower().replace("_", "-"))
+    if found is None:
+        near = difflib.get_close_matches(name.lower(), FORMATS, 1)
+        known = f"known: {', '.join(FORMATS)}"
+        hint = f'did you mean "{near[0]}"? {known}' if near else known
+        raise UsageError(f'there is no export format "{name}"', hint=hint, code="U401")
+    return found
 
 
-def messages(row: Row) -> Mapping[str, Any]:
-    turns = [{"role": "user", "content": row.question}, {"role": "assistant", "content": row.answer}]
-    return {"messages": turns, "metadata": lineage(row)}
+def infer_format(path: Path | str, format: str | None = None) -> str:
+    """The name of the format: the given one when it exists, else the one the path's suffix means.
+
+    A path without a suffix means jsonl. Raises `UsageError` for an unknown format or suffix.
+    """
+    if format:
+        return find_format(format).name
+    suffix = Path(path).suffix.lower()
+    if not suffix:
+        return "jsonl"
+    for entry in FORMATS.values():
+        if entry.inferred and suffix in entry.suffixes:
+            return entry.name
+    fitting = [entry.name for entry in FORMATS.values() if suffix in entry.suffixes] or list(FORMATS)
+    raise UsageError(
+        f'the name "{Path(path).name}" does not say which format is meant',
+        hint=f"name one of: {', '.join(fitting)}",
+        code="U402",
+    )
 
 
-def lineage(row: Row) -> dict[str, Any]:
-    """Where the row came from. Every key is always there, so that readers that infer a schema see one schema."""
-    return {name: getattr(row, name) for name in LINEAGE}
+def _json(shape: Callable[[Any, Layout], Mapping[str, Any]]) -> Callable[[BinaryIO, Layout], Writer]:
+    return partial(JsonWriter, shape=shape)
 
 
-class CsvWriter:
-    """Comma, double quotes, CRLF (RFC 4180); a heading path is joined by " > ", None is an empty cell."""
-
-    def __init__(self, stream: BinaryIO, layout: Layout) -> None:
-        self._stream = stream
-        if layout.bom:
-            stream.write(b"\xef\xbb\xbf")
-        self._put([COLUMNS])
-
-    def write(self, rows: Sequence[Row]) -> None:
-        self._put([[self._cell(getattr(row, name)) for name in COLUMNS] for row in rows])
-
-    def finish(self) -> None:
-        pass
-
-    def _put(self, lines: Sequence[Sequence[Any]]) -> None:
-        text = io.StringIO(newline="")
-        # With a bare LF, Python before 3.13 leaves a cell with a CR in it unquoted.
-        csv.writer(text, lineterminator="\r\n").writerows(lines)
-        self._stream.write(text.getvalue().encode("utf-8", "backslashreplace"))
-
-    @staticmethod
-    def _cell(value: Any) -> Any:
-        if isinstance(value, tuple):
-            value = " > ".join(value)
-        # A spreadsheet would run such a cell as a formula.
-        if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-            return "'" + value
-        return value
-
-
-class ParquetWriter:
-    """One row group for each batch, compressed with Zstandard. Raises `UsageError` when pyarrow is not installed."""
-
-    def __init__(self, stream: BinaryIO, layout: Layout) -> None:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError:
-            raise UsageError(
-                "the format parquet needs the package pyarrow", hint='pip install "gristmill[parquet]"', code="U410"
-            ) from None
-        self._pyarrow = pyarrow
-        kinds = {"int": pyarrow.int64(), "tuple": pyarrow.list_(pyarrow.string()), "str": pyarrow.string()}
-        self._schema = pyarrow.schema(
-            [(field.name, kinds[str(field.type).partition(" ")[0].partition("[")[0]]) for field in fields(Row)]
-        )
-        self._writer = pyarrow.parquet.ParquetWriter(stream, self._schema, compression="zstd")
-
-    def write(self, rows: Sequence[Row]) -> None:
-        columns = {name: [self._cell(getattr(row, name)) for row in rows] for name in COLUMNS}
-        self._writer.write_table(self._pyarrow.table(columns, schema=self._schema), row_group_size=max(1, len(rows)))
-
-    def finish(self) -> None:
-        self._writer.close()
-
-    def _cell(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return value.encode("utf-8", "replace").decode()  # Arrow refuses half a surrogate pair
-        return [self._cell(part) for part in value] if isinstance(value, tuple) else value
-
-
+_LINES = (".jsonl", ".json")
 FORMATS: dict[str, Format] = {
     entry.name: entry
     for entry in (
         Format(
-            "jsonl", (".jsonl", ".ndjson"), "JSON Lines with every column; the default",
-            lambda stream, layout: JsonWriter(stream, layout, all_columns), inferred=True,
+            "jsonl", (".jsonl", ".ndjson"), "JSON Lines with every column; the default", _json(shapes.columns),
+            inferred=True, reasoning="field", columned=True,
         ),
         Format(
-            "alpaca", (".jsonl", ".json"), "instruction, input, output, system",
-            lambda stream, layout: JsonWriter(stream, layout, alpaca), array_suffix=".json",
+            "alpaca", _LINES, "instruction, input, output, system", _json(shapes.alpaca), array_suffix=".json",
         ),
         Format(
-            "sharegpt", (".jsonl", ".json"), "conversations of from and value",
-            lambda stream, layout: JsonWriter(stream, layout, sharegpt), array_suffix=".json",
+            "sharegpt", _LINES, "conversations of from and value", _json(shapes.sharegpt), array_suffix=".json",
+        ),
+        Format("messages", _LINES, "messages of role and content", _json(shapes.messages), array_suffix=".json"),
+        Format(
+            "thinking-messages", _LINES, "messages of role, content and thinking; analysis and final beside them",
+            _json(shapes.thinking_messages), array_suffix=".json", reasoning="field",
         ),
         Format(
-            "messages", (".jsonl", ".json"), "messages of role and content",
-            lambda stream, layout: JsonWriter(stream, layout, messages), array_suffix=".json",
+            "prompt-completion", _LINES, "prompt and completion", _json(shapes.prompt_completion),
+            array_suffix=".json",
         ),
-        Format("csv", (".csv",), "comma-separated values for spreadsheets", CsvWriter, inferred=True),
-        Format("parquet", (".parquet",), "Apache Parquet, typed columns; needs pyarrow", ParquetWriter, inferred=True),
+        Format(
+            "preference", _LINES, "prompt, chosen and rejected: two answers to a question, by score",
+            _json(shapes.preference), array_suffix=".json", pairs=True,
+        ),
+        Format(
+            "csv", (".csv",), "comma-separated values for spreadsheets", CsvWriter, inferred=True, reasoning="field",
+            columned=True,
+        ),
+        Format(
+            "parquet", (".parquet",), "Apache Parquet, typed columns; needs pyarrow", ParquetWriter, inferred=True,
+            reasoning="field", columned=True,
+        ),
+        Format(
+            "llava", (), "a folder: data.json of image and conversations, and the pictures", _json(shapes.llava),
+            bundle=True, file="data.json",
+        ),
+        Format(
+            "image-messages", (), "a folder: data.jsonl of messages with image parts, and the pictures",
+            _json(shapes.image_messages), bundle=True, file="data.jsonl",
+        ),
+        Format(
+            "llama-factory", (), "a folder: data, pictures and dataset_info.json, as LLaMA-Factory reads it",
+            _json(shapes.sharegpt), bundle=True, file="data.jsonl",
+            rows=("sharegpt", "alpaca", "messages", "preference"),
+        ),
+        Format(
+            "huggingface", (), "a folder: a data card (README.md), and one Parquet or JSONL file a split",
+            ParquetWriter, bundle=True, rows=(
+                "parquet", "jsonl", "messages", "sharegpt", "alpaca", "prompt-completion", "preference",
+                "thinking-messages",
+            ),
+        ),
     )
 }  # fmt: skip

@@ -35,6 +35,20 @@ EXTENSIONS = {
     ".exe": "application/x-msdownload",
 }  # fmt: skip
 
+CODE_TYPES = {  # source code, and the language that it is in
+    "text/x-python": "python", "text/javascript": "javascript", "text/x-typescript": "typescript",
+    "text/x-java": "java", "text/x-kotlin": "kotlin", "text/x-scala": "scala", "text/x-csharp": "csharp",
+    "text/x-go": "go", "text/x-rust": "rust", "text/x-c": "c", "text/x-c++": "cpp", "text/x-ruby": "ruby",
+    "text/x-php": "php", "text/x-swift": "swift", "text/x-shellscript": "shell", "text/x-sql": "sql",
+}  # fmt: skip
+EXTENSIONS |= {
+    ".py": "text/x-python", ".js": "text/javascript", ".mjs": "text/javascript", ".jsx": "text/javascript",
+    ".ts": "text/x-typescript", ".tsx": "text/x-typescript", ".java": "text/x-java", ".kt": "text/x-kotlin",
+    ".scala": "text/x-scala", ".cs": "text/x-csharp", ".go": "text/x-go", ".rs": "text/x-rust", ".c": "text/x-c",
+    ".h": "text/x-c", ".cc": "text/x-c++", ".cpp": "text/x-c++", ".hpp": "text/x-c++", ".rb": "text/x-ruby",
+    ".php": "text/x-php", ".swift": "text/x-swift", ".sh": "text/x-shellscript", ".sql": "text/x-sql",
+}  # fmt: skip
+
 SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -54,7 +68,7 @@ HEAD = 4096  # bytes that are looked at
 
 TEXT_TYPES = frozenset(
     {MARKDOWN, "text/plain", "text/x-rst", "text/csv", "text/tab-separated-values",
-     "application/json", "application/jsonl", "application/yaml"}
+     "application/json", "application/jsonl", "application/yaml", *CODE_TYPES}
 )  # fmt: skip
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 
 from gristmill.errors import DatabaseProblem
 
+T = TypeVar("T")
 SCHEMA = "gristmill"
 
 # reliability 3.2.1 (g): a statement that hangs must not hang its worker; a session that hangs must not hold its locks.
@@ -24,6 +25,10 @@ SESSION = {
     "timezone": "UTC",
     "jit": "off",  # the hot statements take under a millisecond; compiling them takes ten
 }
+
+# Seconds until a client stops waiting for an answer: the server's own limit has passed by then, so the network is gone.
+ANSWER_WITHIN = 45.0
+LONG = 86_400.0  # `timeout=` of the few statements that may take longer
 
 # Errors after which the same statement may simply be sent again: the server restarts, or the connection went away.
 RECONNECT = (
@@ -44,7 +49,7 @@ REPEAT = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.Loc
 async def connect(url: str, **settings: str) -> asyncpg.Connection[Any]:
     """A connection outside of any pool. Raises `DatabaseProblem` D110 when there is no server at `url`."""
     try:
-        return await asyncpg.connect(url, server_settings=SESSION | settings, timeout=10)
+        return await asyncpg.connect(url, server_settings=SESSION | settings, timeout=10, command_timeout=ANSWER_WITHIN)
     except (*RECONNECT, asyncpg.PostgresError) as error:
         raise unreachable(url, error) from error
 
@@ -53,8 +58,8 @@ async def open_pool(url: str, *, size: int = 4, name: str = "gristmill") -> asyn
     """A pool of at most `size` connections, the first of them opened. Raises `DatabaseProblem` D110."""
     try:
         return await asyncpg.create_pool(
-            url, min_size=1, max_size=size, server_settings=SESSION | {"application_name": name}, timeout=10,
-            max_inactive_connection_lifetime=0, reset=_keep,
+            url, min_size=0, init_size=1, max_size=size, server_settings=SESSION | {"application_name": name},
+            timeout=10, max_inactive_connection_lifetime=0, reset=_keep, command_timeout=ANSWER_WITHIN,
         )  # fmt: skip
     except (*RECONNECT, asyncpg.PostgresError) as error:
         raise unreachable(url, error) from error
@@ -97,3 +102,14 @@ async def transaction(pool: asyncpg.Pool[Any]) -> AsyncIterator[asyncpg.Connecti
     """A connection of the pool inside a READ COMMITTED transaction."""
     async with pool.acquire() as connection, connection.transaction():
         yield connection
+
+
+async def repeating(pool: asyncpg.Pool[Any], change: Callable[[asyncpg.Connection[Any]], Awaitable[T]]) -> T:
+    """`change` in a transaction of its own, sent again when it ran into somebody else's."""
+    async for _ in reconnecting():
+        try:
+            async with transaction(pool) as connection:
+                return await change(connection)
+        except REPEAT:
+            continue
+    raise AssertionError

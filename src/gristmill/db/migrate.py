@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 
-from gristmill.db.database import SCHEMA
+from gristmill.db.database import LONG, SCHEMA
 from gristmill.errors import DatabaseProblem
 
 _LOCK = 0x6772_6973  # "gris": only one process migrates at a time
@@ -67,7 +67,7 @@ async def migrate(connection: asyncpg.Connection[Any]) -> list[Migration]:
     async with connection.transaction():
         # Another process may be at a long migration, and so may we.
         await connection.execute("set local lock_timeout = 0; set local statement_timeout = 0")
-        await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
+        await connection.execute("select pg_advisory_xact_lock($1)", _LOCK, timeout=LONG)
         await connection.execute(f"create schema if not exists {SCHEMA}")
         await connection.execute(
             f"create table if not exists {SCHEMA}.schema_migration (version integer primary key, name text not null,"
@@ -86,7 +86,7 @@ async def migrate(connection: asyncpg.Connection[Any]) -> list[Migration]:
                     )  # fmt: skip
                 continue
             await connection.execute(f"set local search_path = {SCHEMA}, public")
-            await connection.execute(migration.text)
+            await connection.execute(migration.text, timeout=LONG)
             await connection.execute(
                 f"insert into {SCHEMA}.schema_migration (version, name, checksum) values ($1, $2, $3)",  # noqa: S608
                 migration.version, migration.name, migration.checksum,

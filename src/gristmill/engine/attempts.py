@@ -18,7 +18,7 @@ from gristmill.engine.performer import ChildCrashed, Performer
 from gristmill.engine.queue import Claimer, Failure, Task
 from gristmill.engine.retry import DEFAULT, Policy
 from gristmill.engine.settling import Settler
-from gristmill.errors import Busy, GristmillError, InputError, TaskError, TransientError
+from gristmill.errors import Busy, GristmillError, InputError, LimitReached, TaskError, TransientError
 
 log = logging.getLogger("gristmill.worker")
 GRACE = 7.0  # seconds until the slot of a cancelled operator is taken from it; a child process is killed after 5
@@ -34,6 +34,7 @@ class Attempt:
     began: float = field(default_factory=time.monotonic)
     why: str = ""
     recorded: bool = False
+    sent_away: float | None = None  # by a quota, for so many seconds
     policy: Policy = DEFAULT
     coroutine: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
@@ -159,6 +160,7 @@ class Attempts:
         # A CancelledError that nobody here has asked for, or a SystemExit, is the operator's own failure.
         verdict = attempt.policy.judge(error)
         if isinstance(verdict, Busy):
+            attempt.sent_away = verdict.delay if isinstance(verdict, LimitReached) else None
             await self._release(attempt, verdict.delay, verdict.reason)
             return
         log.log(logging.INFO if isinstance(error, TaskError) else logging.ERROR, "task %d (%s) failed: %s: %s",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from gristmill.db.database import transaction
+from gristmill.db.database import repeating, transaction
 from gristmill.db.statements import statements
 from gristmill.engine import queue, workflow
 from gristmill.engine.orders import Order, TaskHandle, order
@@ -96,15 +96,13 @@ class Batch:
 
     async def cancel(self) -> int:
         """Cancels what is open of it, running tasks too; returns how many."""
-        async with transaction(self._engine.pool) as connection:
-            cancelled = await workflow.cancel(connection, self._made())
+        cancelled = await repeating(self._engine.pool, lambda to: workflow.cancel(to, self._made()))
         await self._engine.hint("cancel")
         return cancelled
 
     async def retry(self) -> int:
         """Tries again what has failed of it; returns how many tasks. It then ends once more."""
-        async with transaction(self._engine.pool) as connection:
-            again = await workflow.retry(connection, self._made())
+        again = await repeating(self._engine.pool, lambda to: workflow.retry(to, self._made()))
         await self._engine.hint()
         return again
 

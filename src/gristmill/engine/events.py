@@ -71,6 +71,11 @@ CATALOGUE: MappingProxyType[str, EventKind] = MappingProxyType({
     "run.start": EventKind("a run was made, or one that waited for other runs begins", (), _RUN),
     "run.pause": EventKind("nothing more of the run is claimed", (), _RUN),
     "run.resume": EventKind("the run goes on", (), _RUN),
+    "budget.spent": EventKind(
+        "the next call of the run could have passed a [budget](../guides/costs.md) (`scope`: run, day or project), so"
+        " the run is paused; amounts are text",
+        ("scope", "cap", "spent", "currency", "next_call"), _RUN,
+    ),
     "run.retry": EventKind("failed tasks begin anew, in a new epoch", ("tasks",), _RUN),
     "run.end": EventKind(
         "the run ended: completed, partial, failed or cancelled; once per epoch", ("state", "epoch"), _RUN
@@ -93,9 +98,9 @@ CATALOGUE: MappingProxyType[str, EventKind] = MappingProxyType({
     ),
     "step.quarantined": EventKind("a task died with its process too often", ("step", "message"), _TASK),
     "worker.started": EventKind("a worker process began", ("name", "host", "pid"), _WORKER),
-    "worker.pause": EventKind("a worker was told to claim nothing more", (), _WORKER),
-    "worker.resume": EventKind("a paused worker was told to go on", (), _WORKER),
-    "worker.drain": EventKind("a worker was told to finish what is under way and to end", (), _WORKER),
+    "worker.pause": EventKind("a person (`by`) told a worker to claim nothing more", ("by",), _WORKER),
+    "worker.resume": EventKind("a person told a paused worker to go on", ("by",), _WORKER),
+    "worker.drain": EventKind("a person told a worker to finish what is under way and to end", ("by",), _WORKER),
     "worker.stopped": EventKind("a worker left in order", ("cause",), _WORKER),
     "worker.died": EventKind("a worker was buried and its tasks were handed on", ("cause", "tasks"), _WORKER),
     "schedule.fired": EventKind(
@@ -107,6 +112,18 @@ CATALOGUE: MappingProxyType[str, EventKind] = MappingProxyType({
         "a schedule was added, changed, paused, resumed or removed (`what`)", ("schedule", "what"), _RUN
     ),
     "schedule.broken": EventKind("a schedule cannot be read and was paused", ("schedule", "message"), _RUN),
+    "pool.changed": EventKind(
+        "a person (`by`) changed a pool (`what`: limit, pause or resume); `slots` is its limit from then on",
+        ("pool", "what", "slots", "by"),
+    ),
+    "limit.changed": EventKind(
+        "a person or the settings (`by`) set or removed a [limit](../guides/quotas.md); null is not limited",
+        ("limit", "requests_per_minute", "tokens_per_minute", "requests_per_day", "zone", "burst", "concurrency", "by"),
+    ),
+    "limit.spent": EventKind(
+        "a provider's quota of the day, or an account, is used up (`why`); its tasks wait. Once, not for every task",
+        ("limit", "why", "until"),
+    ),
     "lock.forced": EventKind("a person took a [lock](../concepts/locks.md) away from its holder", _LOCK),
 })  # fmt: skip
 

@@ -17,6 +17,7 @@ import asyncpg
 
 from gristmill.db.statements import statements
 from gristmill.engine import events, queue, standing
+from gristmill.engine.lock_keys import check_key
 from gristmill.engine.queue import NewTask
 from gristmill.errors import UsageError
 
@@ -33,8 +34,9 @@ log = logging.getLogger("gristmill.hooks")
 class Hook:
     """`events` are names or patterns; tasks of `kind` in `pool` belong to the run `run_id`; `of_run` None: of all runs.
 
-    `options` go to every task as they are. One is ours: with "every" (seconds), events of the same name and run share
-    one task for each such span of time, which runs at its end.
+    `options` go to every task as they are. Some are ours: with "every" (seconds), events of the same name and run share
+    one task for each such span of time, which runs at its end; with "lock" (and "lock_slots") a task runs only while it
+    holds a slot of that lock, as any other task with a lock does.
     """
 
     id: int
@@ -55,7 +57,8 @@ async def add(
 ) -> Hook:  # fmt: skip
     """Asks for a task of `kind` for every event that fits `on`, from now on. Call it inside a transaction.
 
-    Raises `UsageError` U350 (no such event), U351 (name or options malformed), U352 (the name is taken).
+    Raises `UsageError` U350 (no such event), U351 (name or options malformed), U352 (the name is taken), U451 (no such
+    key of a lock).
     """
     patterns = events.check_patterns(on)
     text = _checked(name, dict(options or {}))
@@ -84,6 +87,11 @@ def _checked(name: str, options: dict[str, Any]) -> str:
     every = options.get("every", 0)
     if isinstance(every, bool) or not isinstance(every, int | float) or not 0 <= every <= 86_400:
         raise UsageError('the option "every" is a number of seconds, 0 to 86400', code="U351")
+    lock, slots = options.get("lock"), options.get("lock_slots", 1)
+    if type(slots) is not int or not 1 <= slots <= 1000 or not isinstance(lock, str | None):
+        raise UsageError('"lock" is the key of a lock, "lock_slots" a number from 1 to 1000', code="U351")
+    if lock is not None:
+        check_key(lock)
     return text
 
 
@@ -166,5 +174,6 @@ def _task(row: Any, *, body: bool = True) -> NewTask:
         run_at = datetime.fromtimestamp((span + 1) * every, UTC) + timedelta(seconds=1)
     return NewTask(
         row["own"], row["kind"], row["pool"], json.dumps(payload), max_attempts=ATTEMPTS,
-        key=hashlib.sha256(sign.encode()).digest(), run_at=run_at,
+        key=hashlib.sha256(sign.encode()).digest(), run_at=run_at, lock=options.get("lock"),
+        lock_slots=options.get("lock_slots", 1),
     )  # fmt: skip

@@ -40,6 +40,7 @@ async def add_items(connection: Connection, run_id: int, items: Sequence[NewItem
     An input that the run already has is left alone: nothing that was done is done again. One that cannot be read has
     failed at once (event `item.failed`).
     """
+    await connection.execute(SQL["adding"], run_id)
     rows = await connection.fetch(
         SQL["add_items"], run_id, [i.key for i in items], [i.name for i in items], [i.uri for i in items],
         [i.state for i in items], [i.code for i in items], [i.reason for i in items],

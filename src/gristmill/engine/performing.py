@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
 import os
@@ -116,7 +115,7 @@ class FunctionPerformer:
     async def _in_child(self, made: TaskFunction, task: Task, alone: bool) -> str:
         call = {
             "target": target_of(made.function), "name": made.name, "context": made.context,
-            "arguments": json.loads(task.payload), "task": dataclasses.asdict(task) | {"token": str(task.token)},
+            "arguments": json.loads(task.payload), "task": task._asdict() | {"token": str(task.token)},
         }  # fmt: skip
         target = f"{__name__}:{call_in_child.__name__}"
         if self._children is None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import asyncpg
 
+from gristmill.db.database import REPEAT
 from gristmill.db.statements import statements
-from gristmill.engine import processes, tracing
+from gristmill.engine import history, processes, tracing
 from gristmill.engine.state import AVAILABLE, FAILED, QUARANTINED, RUNNING, WAITING
 from gristmill.engine.task import Claimer as Claimer
 from gristmill.engine.task import Failure as Failure
 from gristmill.engine.task import NewTask as NewTask
 from gristmill.engine.task import Task as Task
-from gristmill.engine.task import clean_text, grouped
+from gristmill.engine.task import check_each, clean_text, grouped
 from gristmill.errors import UsageError
 
 SQL = statements("queue")
+log = logging.getLogger("gristmill.queue")
 WAKE_CHANNEL = "gristmill_wake"
 LONGEST_DELAY = 86_400.0  # seconds; what asks for more, or for nonsense, is tried again the next day
 LOCK_CLASS = 0x6772_6973  # first key of the advisory lock that a worker's liveness session holds; second key: worker id
@@ -34,28 +37,42 @@ async def enqueue(connection: Connection, tasks: Sequence[NewTask]) -> list[int]
     A task whose key its run already has is not made again: the id is that of the first. Raises `UsageError` U400 for a
     task that no queue should take, U401 when it is to wait for a task that does not exist.
     """
-    for task in tasks:
-        task.check()
+    groups = grouped(tasks)
+    for places in groups.values():
+        tasks[places[0]].check()
+    check_each(tasks)
     ids = [0] * len(tasks)
     trace = tracing.current()
-    for alike, places in grouped(tasks).items():
-        group = [tasks[place] for place in places]
-        keyed = [task.key for task in group if task.key is not None]
-        rows = await connection.fetch(
-            SQL["enqueue"], [task.payload for task in group], _or_none([task.item_id for task in group]),
-            _or_none([task.key for task in group]), _or_none([task.lock for task in group]),
-            _or_none([task.trace or trace for task in group]), *alike,
+    for alike, places in groups.items():
+        group = tasks if len(groups) == 1 else [tasks[place] for place in places]
+        given = (
+            [task.payload for task in group], _or_none([task.item_id for task in group]),
+            _or_none([task.lock for task in group]), _or_none([task.trace or trace for task in group]), *alike,
         )  # fmt: skip
-        made = iter([row["id"] for row in rows if row["key"] is None])
-        by_key = {row["key"]: row["id"] for row in rows}
-        if len(rows) < len(group):
-            by_key |= {row["key"]: row["id"] for row in await connection.fetch(SQL["with_keys"], alike[0], keyed)}
-        for place, task in zip(places, group, strict=True):
-            ids[place] = next(made) if task.key is None else by_key[task.key]
+        keys = _or_none([task.key for task in group])
+        rows = await connection.fetch(
+            *((SQL["enqueue"], *given) if keys is None else (SQL["enqueue_keyed"], *given, keys))
+        )
+        made = [row["id"] for row in rows]
+        found = made if keys is None else await _with_keys(connection, alike[0], keys, rows)
+        for place, number in zip(places, found, strict=True):
+            ids[place] = number
         if group[0].after:
-            new = {row["id"] for row in rows}
+            new = set(made)
             await _depend(connection, {ids[at]: tasks[at].after for at in places if ids[at] in new})
     return ids
+
+
+async def _with_keys(
+    connection: Connection, run_id: int, keys: list[bytes | None], rows: list[asyncpg.Record]
+) -> list[int]:
+    """The ids of tasks that were just made, and of those that their run already had."""
+    made = iter([row["id"] for row in rows if row["key"] is None])
+    by_key = {row["key"]: row["id"] for row in rows}
+    if len(rows) < len(keys):
+        known = await connection.fetch(SQL["with_keys"], run_id, [key for key in keys if key is not None])
+        by_key |= {row["key"]: row["id"] for row in known}
+    return [next(made) if key is None else by_key[key] for key in keys]
 
 
 def _or_none(values: list[Any]) -> list[Any] | None:
@@ -66,8 +83,9 @@ def _or_none(values: list[Any]) -> list[Any] | None:
 async def _depend(connection: Connection, after: dict[int, tuple[int, ...]]) -> None:
     needs = {number for numbers in after.values() for number in numbers}
     states = {row["id"]: row["state"] for row in await connection.fetch(SQL["need"], list(needs))}
-    unknown = needs - set(states)
-    if unknown:
+    if needs - set(states):
+        states |= await history.states(connection, list(needs - set(states)))  # it ended long ago
+    if unknown := needs - set(states):
         raise UsageError(f"there is no task {min(unknown)} to wait for", code="U401", safe="nothing was enqueued")
     lost = {number for number, state in states.items() if state in ("failed", "quarantined", "cancelled")}
     edges = [(task, need) for task, numbers in after.items() for need in numbers if states[need] != "completed"]
@@ -94,23 +112,26 @@ async def limited_pools(connection: Connection | asyncpg.Pool[Any]) -> list[str]
 async def claim(
     connection: Connection | asyncpg.Pool[Any], claimer: Claimer, wanted: dict[str, int], kinds: Sequence[str],
     *, low: dict[str, int] | None = None, suspects: bool = False, token: uuid.UUID | None = None, limited: bool = False,
-    locked: bool = False, most: int = 1000,
+    locked: bool = False, most: int = 1000, turn: int | None = None,
 ) -> list[Task]:  # fmt: skip
     """Up to `wanted[pool]` tasks of each pool and `most` in all, in one round trip; nothing when the worker was buried.
 
     `low` skips what lies below that place in the order (a watermark, see `docs/decisions/0001-engine-tables.md`);
     `suspects` asks for tasks that have died with their process twice, and only for those; `locked` for tasks that need
     a lock, and only for those. `limited` takes from pools with a limit over the fleet too, and needs a transaction.
-    Who wants to give back what a claim took although its reply was lost names the `token` himself.
+    `turn` takes this task and no other, if it can be claimed. Who wants to give back what a claim took although its
+    reply was lost names the `token` himself.
     """
     pools = list(wanted)
     if limited:
         await connection.execute(SQL["lock_pools"], pools)
+    apart = suspects or locked or turn is not None
     rows = await connection.fetch(
-        SQL["claim"], claimer.id, claimer.nonce, pools, [wanted[pool] for pool in pools],
-        [(low or {}).get(pool, -1) for pool in pools], kinds, token or uuid.uuid4(), suspects, limited, locked, most,
+        SQL["claim_apart" if apart else "claim"], claimer.id, claimer.nonce, pools, [wanted[pool] for pool in pools],
+        [(low or {}).get(pool, -1) for pool in pools], kinds, token or uuid.uuid4(), limited, most,
+        *((suspects, turn) if apart else ()),
     )  # fmt: skip
-    return [Task(*row) for row in rows]
+    return [Task._make(row) for row in rows]
 
 
 async def still_held(connection: Connection | asyncpg.Pool[Any], tasks: Sequence[Task]) -> set[int]:
@@ -213,17 +234,38 @@ async def rescue(
         if not ended and (certain_only or not (row["gone"] or row["expired"])):
             continue
         cause = "its process ended" if ended or row["gone"] else "its lease ran out"
-        async with connection.transaction():
-            marked = await connection.fetchval(SQL["mark_dead"], row["id"], cause, LOCK_CLASS, ended)
-            if marked is None:
-                continue
-            charged = ended or not (row["expired"] and row["locked"])
-            rows = await connection.fetch(SQL["rescue"], row["id"], charged, cause)
-            lost = [task["id"] for task in rows if task["needed"] and task["state"] == QUARANTINED]
-            if lost:
-                await connection.execute(SQL["lose"], lost)
-            buried[marked] = len(rows)
+        charged = ended or not (row["expired"] and row["locked"])
+        try:
+            number = await _bury(connection, row["id"], cause, certain=ended, charged=charged)
+        except REPEAT as error:  # somebody holds one of its rows; the others do not have to wait for that
+            log.warning("worker %d cannot be buried now: %s", row["id"], error)
+            continue
+        if number is not None:
+            buried[row["id"]] = number
     return buried
+
+
+async def _bury(connection: Connection, worker_id: int, cause: str, *, certain: bool, charged: bool) -> int | None:
+    """Marks a worker dead and takes its tasks in, in one transaction; how many, or None when it lives or was buried."""
+    async with connection.transaction():
+        if await connection.fetchval(SQL["mark_dead"], worker_id, cause, LOCK_CLASS, certain) is None:
+            return None
+        rows = await connection.fetch(SQL["rescue"], worker_id, charged, cause)
+        lost = [task["id"] for task in rows if task["needed"] and task["state"] == QUARANTINED]
+        if lost:
+            await connection.execute(SQL["lose"], lost)
+        return len(rows)
+
+
+async def take_in(connection: Connection) -> list[int]:
+    """A duty: puts back, uncharged, what runs for workers that left or are not there any more; returns the ids."""
+    found: list[int] = []
+    for row in await connection.fetch(SQL["orphaned"]):
+        async with connection.transaction():
+            await connection.fetchval(SQL["lock_worker"], row["worker_id"])
+            rows = await connection.fetch(SQL["give_back"], row["worker_id"], None, "its worker is gone")
+            found += [task["id"] for task in rows]
+    return found
 
 
 async def reopen(connection: Connection, run_id: int, cause: bytes | None = None) -> list[int]:
@@ -266,6 +308,7 @@ async def cancel(
 
 
 async def _cancel(connection: Connection, ids: list[int], states: list[str], reason: str | None) -> list[int]:
+    await connection.execute(SQL["lock_tasks"], ids)
     rows = await connection.fetch(SQL["cancel"], ids, states, reason)
     lost = [row["id"] for row in rows if row["needed"]]
     if lost:

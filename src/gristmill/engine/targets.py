@@ -29,16 +29,24 @@ def target_of(function: Callable[..., Any]) -> str:
 
 def find_target(target: str) -> Callable[..., Any]:
     """The function of that name; imports its module. Raises `UsageError` U211 when there is none."""
-    place, _, name = target.rpartition(":")
-    if not place:
-        raise UsageError(f"{target!r} names no function", code="U211", hint='write "module:function"')
-    found: Any = load_script(place) if place.endswith(".py") else importlib.import_module(place)
-    for part in name.split("."):
-        found = getattr(found, part, None)
+    found = find_object(target)
     if not callable(found):
-        raise UsageError(f"there is no function {name} in {place}", code="U211")
+        raise UsageError(f"{target} is not a function", code="U211")
     checked: Callable[..., Any] = found
     return checked
+
+
+def find_object(target: str) -> Any:
+    """What has that name; imports its module. Raises `UsageError` U211 when there is none."""
+    place, _, name = target.rpartition(":")
+    if not place:
+        raise UsageError(f"{target!r} names nothing", code="U211", hint='write "module:name"')
+    found: Any = load_script(place) if place.endswith(".py") else importlib.import_module(place)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"there is no {name} in {place}", code="U211")
+        found = getattr(found, part)
+    return found
 
 
 def load_script(path: str) -> ModuleType:

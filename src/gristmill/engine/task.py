@@ -9,7 +9,8 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NoReturn
+from operator import attrgetter
+from typing import Any, NamedTuple, NoReturn
 
 from gristmill.engine import tracing
 from gristmill.errors import UsageError
@@ -19,8 +20,7 @@ DEEPEST_PAYLOAD = 64  # levels; a driver or a JSON reader that gives up at depth
 LARGEST_NAME = 200  # characters of a kind, a pool or a lock
 
 
-@dataclass(frozen=True, slots=True)
-class NewTask:
+class NewTask(NamedTuple):
     """A task to enqueue. `payload` is JSON text of at most 256 KiB; lower `priority` first.
 
     `run_at` (aware) or `delay` (seconds) say when at the earliest; `expires` (seconds) by when it must have ended.
@@ -48,27 +48,45 @@ class NewTask:
     lock_slots: int = 1
     trace: str | None = None
 
-    def alike(self) -> tuple[Any, ...]:
-        """What tasks have in common that are made by one statement, in the order of its parameters."""
-        return (
-            self.run_id, self.step, self.kind, self.pool, self.priority, self.max_attempts, self.max_crashes,
-            self.timeout, self.lock_slots, bool(self.after), self.run_at, self.delay, self.expires,
-        )  # fmt: skip
+    @property
+    def waits(self) -> bool:
+        """Whether it needs others to have completed."""
+        return bool(self.after)
 
     def check(self) -> None:
         """Raises `UsageError` U400 for what must not get into the queue: nothing was stored then."""
-        for what, text in (("kind", self.kind), ("pool", self.pool), ("lock", self.lock or "-")):
-            if not text or len(text) > LARGEST_NAME or not text.isprintable():
-                _refuse(f"{text[:50]!r} is no name of a {what}", f"1 to {LARGEST_NAME} characters that can be printed")
+        _check_name("kind", self.kind)
+        _check_name("pool", self.pool)
         if self.run_at is not None and self.run_at.tzinfo is None:
             _refuse(f'"{self.kind}": run_at has no time zone', "datetime.now(UTC) + timedelta(...)")
         if self.max_attempts < 1 or self.max_crashes < 1 or self.lock_slots < 1:
             _refuse(f'"{self.kind}": max_attempts, max_crashes and lock_slots count from 1')
         if any(seconds is not None and not 0 <= seconds < 1e9 for seconds in (self.delay, self.timeout, self.expires)):
             _refuse(f'"{self.kind}": delay, timeout and expires are seconds, and not negative')
-        if self.trace is not None and not tracing.valid(self.trace):
-            _refuse(f'"{self.kind}": {self.trace[:60]!r} is no W3C trace context', "tracing.current() gives one")
-        check_payload(self.kind, self.payload)
+        check_each((self,))
+
+
+# What tasks have in common that are made by one statement, in the order of its parameters.
+_alike = attrgetter(
+    "run_id", "step", "kind", "pool", "priority", "max_attempts", "max_crashes", "timeout", "lock_slots", "waits",
+    "run_at", "delay", "expires",
+)  # fmt: skip
+
+
+def check_each(tasks: Sequence[NewTask]) -> None:
+    """The part of `NewTask.check` that has to look at every task of a group. Raises `UsageError` U400."""
+    for task in tasks:
+        if task.lock is not None:
+            _check_name("lock", task.lock)
+        if task.trace is not None and not tracing.valid(task.trace):
+            _refuse(f'"{task.kind}": {task.trace[:60]!r} is no W3C trace context', "tracing.current() gives one")
+        if task.payload != "{}":
+            check_payload(task.kind, task.payload)
+
+
+def _check_name(what: str, text: str) -> None:
+    if not text or len(text) > LARGEST_NAME or not text.isprintable():
+        _refuse(f"{text[:50]!r} is no name of a {what}", f"1 to {LARGEST_NAME} characters that can be printed")
 
 
 def check_payload(kind: str, payload: str) -> None:
@@ -112,8 +130,7 @@ def _refuse(message: str, hint: str = "") -> NoReturn:
     raise UsageError(message, code="U400", hint=hint, safe="nothing was enqueued")
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """A claimed task. `token` is the right to finish it; `fence` grows with every claim of the whole database.
 
     `remaining` are the seconds until its deadline at the moment of the claim. `detail` says which events are told: 0
@@ -174,6 +191,11 @@ def clean_text(text: str, limit: int = 8000) -> str:
 def grouped(tasks: Sequence[NewTask]) -> dict[tuple[Any, ...], list[int]]:
     """Places of tasks that one statement can make together."""
     groups: dict[tuple[Any, ...], list[int]] = {}
+    last: tuple[Any, ...] = ()
+    group: list[int] = []
     for place, task in enumerate(tasks):
-        groups.setdefault(task.alike(), []).append(place)
+        alike = _alike(task)
+        if alike != last:  # cheaper than a look-up: mostly they are the same objects
+            last, group = alike, groups.setdefault(alike, [])
+        group.append(place)
     return groups

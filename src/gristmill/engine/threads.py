@@ -19,7 +19,7 @@ _lost: set[threading.Thread] = set()
 
 def lost_threads() -> int:
     """How many threads of this process still run although nobody waits for them any more."""
-    return sum(thread.is_alive() for thread in list(_lost))
+    return sum(thread.is_alive() for thread in list(_lost)) if _lost else 0
 
 
 async def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -76,6 +76,7 @@ class Housekeeping:
             Duty("waiting runs", 1.0, workflow.start_waiting),
             Duty("deadlines", 1.0, queue.expire),
             Duty("pauses", 1.0, queue.park),
+            Duty("orphans", 30.0, queue.take_in),
             Duty("schedules", 0.5, schedule.due),
             Duty("locks", 5.0, self._sweep_locks),
             Duty("history", 0.5, lambda connection: history.archive(connection, keep_finished, keep_history)),

@@ -49,6 +49,7 @@ class WorkerSettings:
     shutdown: float = 30.0
     settle_batch: int = 100
     suspect_slots: int = 2
+    turn_every: int = 10
     connections: int = 4
     keep_finished: float = 86_400.0
     keep_history: float = 90 * 86_400.0
@@ -79,6 +80,7 @@ class Worker:
         self.settings = settings or WorkerSettings()
         self.metrics = metrics or LoggingMetrics()
         self.lease_lapsed = False
+        self.worn = False  # it ended because operators would not, and wants a successor
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._wake = asyncio.Event()
@@ -103,7 +105,9 @@ class Worker:
         settings = self.settings
         await check_schema(pool)
         self.claimer = await self._register(pool)
-        self.claims = Claims(self.claimer, settings.pools, self.performer.kinds, settings.suspect_slots, self.metrics)
+        self.claims = Claims(self.claimer, settings.pools, self.performer.kinds, settings.suspect_slots, self.metrics,
+            settings.turn_every,
+        )  # fmt: skip
         self.settler = Settler(pool, self.claimer, self.performer, settings.settle_batch, self.metrics, self._wake.set)
         self.attempts = Attempts(self.claimer, self.performer, self.settler, self.metrics, self._ended)
         heart = Heart(self.url, self.claimer, settings, self)
@@ -189,11 +193,12 @@ class Worker:
             pass
 
     def _ended(self, attempt: Attempt) -> None:
-        self.claims.given(attempt.task, alone=attempt.alone)
+        self.claims.given(attempt.task, alone=attempt.alone, sent_away=attempt.sent_away)
         self._wake.set()
         lost = self.attempts.lost + lost_threads()
         if lost >= MOST_LOST and not self.stopping:
             log.error("%d operators would not end; this worker makes room for a fresh one", lost)
+            self.worn = True
             self.stop()
 
     async def _look_after(self, pool: asyncpg.Pool[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ from gristmill.errors import UsageError, WorkflowError
 SQL = statements("workflow")
 ENDED = frozenset({"completed", "partial", "failed", "cancelled"})
 INPUTS = -1  # stands for the inputs of the run among the steps that come right before a step
+
+
+class _CameIn(Exception):
+    """Undoes the end of a run in which something was opened meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +130,10 @@ async def tell(
 
 
 async def start_waiting(connection: asyncpg.Connection[Any]) -> int:
-    """A duty: begins runs that waited for others, all of which have completed; returns how many."""
-    return len(await connection.fetch(SQL["start_due_runs"]))
+    """A duty: begins runs that waited for others, all of which have completed, and those that a day's budget held until
+    now; returns how many."""
+    resumed = await connection.fetch(SQL["resume_held"])
+    return len(resumed) + len(await connection.fetch(SQL["start_due_runs"]))
 
 
 async def seal(
@@ -157,12 +164,22 @@ async def retry(connection: asyncpg.Connection[Any], run_id: int, cause: bytes |
 
 
 async def cancel(connection: asyncpg.Connection[Any], run_id: int) -> int:
-    """Cancels all open tasks of a run and ends it; returns how many tasks were cancelled."""
-    cancelled = await queue.cancel(connection, run_id=run_id)
-    epoch = await connection.fetchval(SQL["end_run"], run_id, "cancelled")
-    if epoch is not None:
-        await tell(connection, "run.end", run_id, {"state": "cancelled", "epoch": epoch})
-    return len(cancelled)
+    """Cancels all open tasks of a run and ends it; returns how many tasks were cancelled.
+
+    Who retries the run or adds to it may come in before the end is written: then it is undone, so that the run is not
+    locked while we lock tasks, and what came in is cancelled too.
+    """
+    cancelled = 0
+    while True:
+        cancelled += len(await queue.cancel(connection, run_id=run_id))
+        with contextlib.suppress(_CameIn):
+            async with connection.transaction():
+                epoch = await connection.fetchval(SQL["end_run"], run_id, "cancelled")
+                if await connection.fetchval(SQL["any_task_open"], run_id):
+                    raise _CameIn
+                if epoch is not None:
+                    await tell(connection, "run.end", run_id, {"state": "cancelled", "epoch": epoch})
+                return cancelled
 
 
 async def advance(connection: asyncpg.Connection[Any], run_id: int) -> str | None:
@@ -177,12 +194,12 @@ async def advance(connection: asyncpg.Connection[Any], run_id: int) -> str | Non
         run = await connection.fetchrow(SQL["lock_run"], run_id)
         if run is None or run["state"] != "running" or not run["sealed"]:
             return None
+        # In this order: what ends between the two looks was open, and its barrier is due at the next call.
+        busy = await connection.fetchval(SQL["anything_open"], run_id)
         barrier = await connection.fetchrow(SQL["ready_barrier"], run_id, run["epoch"])
         if barrier is not None:
             return await _open_barrier(connection, run_id, run["epoch"], barrier)
-        if await connection.fetchval(SQL["anything_open"], run_id) or await connection.fetchval(
-            SQL["unchecked"], run_id
-        ):
+        if busy:
             return None
         verdict = await connection.fetchrow(SQL["verdict"], run_id)
         state = "completed" if not verdict["broken"] else "partial" if verdict["fruitful"] else "failed"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import uuid
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any
 
 from gristmill.llm.model import Request
@@ -15,17 +16,26 @@ LEDGER_VERSION = 1  # part of every key: raise it when what is stored, or what a
 
 
 def call_key(binding_fingerprint: bytes, request: Request) -> bytes:
-    """sha256 (32 bytes) over everything that can change the answer. Neither task nor run is part of it."""
-    messages = [[message.role, message.content] for message in request.messages]
+    """sha256 (32 bytes) over everything that can change the answer. Neither task nor run is part of it.
+
+    A `reuse_within` sets the request apart: the same question elsewhere is another purchase.
+    """
+    messages = [message.identity() for message in request.messages]
     schema = schema_forms(request.schema).digest if request.schema is not None else None
     parts = [LEDGER_VERSION, messages, schema, request.parameters, request.sample, request.attempt]
+    if request.reuse_within:
+        parts.append(request.reuse_within)
     text = json.dumps(parts, sort_keys=True, allow_nan=False)
     return hashlib.sha256(binding_fingerprint + text.encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One call as the ledger notes it, without the body of its answer."""
+    """One call as the ledger notes it, without the body of its answer.
+
+    `cost` is None where the price or the tokens are not known. `base_url` and `batch` are not kept: they
+    make the price.
+    """
 
     key: bytes
     owner: uuid.UUID
@@ -41,26 +51,36 @@ class Entry:
     tokens_cached: int = 0
     tokens_reasoning: int = 0
     latency_ms: int = 0
+    prompt: str = ""
+    base_url: str = ""
+    batch: bool = False
+    cost: Decimal | None = None
+    currency: str | None = None
 
     def values(self, body: bytes) -> tuple[Any, ...]:
         return (
             self.key, self.owner, self.worker, self.provider, self.model, self.status, self.finish_reason,
             self.tokens_in, self.tokens_out, self.tokens_cached, self.tokens_reasoning, self.latency_ms,
-            self.task, self.run, body,
+            self.task, self.run, self.prompt or None, self.cost, self.currency, body,
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"key": self.key.hex(), "owner": self.owner.hex, "worker": self.worker.hex}
+        cost = None if self.cost is None else str(self.cost)
+        return asdict(self) | {"key": self.key.hex(), "owner": self.owner.hex, "worker": self.worker.hex, "cost": cost}
 
     @classmethod
     def from_json(cls, meta: dict[str, Any]) -> Entry:
         identity = {"key": bytes.fromhex(meta["key"]), "owner": uuid.UUID(meta["owner"])}
-        return cls(**(meta | identity | {"worker": uuid.UUID(meta["worker"])}))
+        cost = None if meta.get("cost") is None else Decimal(meta["cost"])
+        return cls(**(meta | identity | {"worker": uuid.UUID(meta["worker"]), "cost": cost}))
 
 
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
-    """What one model did for a run. `calls` were paid; `unusable` ones are among them; the tokens are theirs."""
+    """What one model did for a run. `calls` were paid; `unusable` ones are among them; the tokens are theirs.
+
+    `cost` is in `currency`; the `unpriced` calls, whose price nobody knows, are not in it. None: all are unpriced.
+    """
 
     provider: str
     model: str
@@ -71,3 +91,6 @@ class ModelUsage:
     tokens_out: int
     tokens_cached: int
     tokens_reasoning: int
+    cost: Decimal | None = None
+    currency: str | None = None
+    unpriced: int = 0

@@ -20,6 +20,8 @@ from gristmill.llm.responses import clean_text
 _REASONING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
 _REASONING_END = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
 _REASONING_START = re.compile(r"<(?:think|thinking|reasoning)>", re.IGNORECASE)
+_BLOCKS = re.compile(r"\s*<(think|thinking|reasoning)>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
+_SWALLOWED = re.compile(r"(.*?)^[ \t]*</(?:think|thinking|reasoning)>[ \t]*$", re.DOTALL | re.IGNORECASE | re.MULTILINE)
 _FENCE = re.compile(r"```[ \t]*[\w+-]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 _LOOKS_LIKE_JSON = re.compile(r"""\{\s*["'}\w]|\[\s*["'{\[\]\d\-tfn]""")
 
@@ -42,6 +44,23 @@ def without_reasoning(text: str) -> str:
         text = text[ends[-1].end() :]
     start = _REASONING_START.search(text)
     return (text[: start.start()] if start else text).strip()
+
+
+def inline_reasoning(text: str) -> str:
+    """What the model thought at the start of its answer, in <think> blocks; "" when there is none.
+
+    Some servers swallow the opening tag: then the closing one stands on a line of its own. Tags further inside of the
+    answer are what the answer speaks about.
+    """
+    if text.lstrip().startswith(("{", "[")):
+        return ""
+    pieces, position = [], 0
+    while (block := _BLOCKS.match(text, position)) is not None:
+        pieces.append(block[2].strip())
+        position = block.end()
+    if not pieces and (start := _SWALLOWED.match(text)) is not None and not _REASONING_START.search(start[1]):
+        pieces.append(start[1].strip())
+    return "\n\n".join(piece for piece in pieces if piece)
 
 
 def parse_answer(text: str) -> list[Parsed]:

@@ -12,9 +12,48 @@ from gristmill.errors import InvalidOutput
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """Words in a message that has other parts too."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture in a message. `data` are the bytes of the file, `media_type` says what they are ("image/png")."""
+
+    data: bytes = field(repr=False)
+    media_type: str
+
+    def digest(self) -> str:
+        """sha256 of the bytes, 64 hex digits."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
+    """One turn of a conversation: text, or a tuple of `Text` and `Image` parts in their order."""
+
     role: str  # "system", "user" or "assistant"
-    content: str
+    content: str | tuple[Text | Image, ...]
+
+    @property
+    def parts(self) -> tuple[Text | Image, ...]:
+        return (Text(self.content),) if isinstance(self.content, str) else self.content
+
+    @property
+    def text(self) -> str:
+        """The words alone; several texts are joined by line ends."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content if isinstance(part, Text))
+
+    def identity(self) -> list[Any]:
+        """What a key is made from: role and text; of an image its media type and digest."""
+        if isinstance(self.content, str):
+            return [self.role, self.content]
+        parts = [[part.text] if isinstance(part, Text) else [part.media_type, part.digest()] for part in self.content]
+        return [self.role, parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +74,7 @@ class Request:
     variety: another sample is another call. `attempt` is raised by a re-ask, so that a bad answer is never replayed
     from the ledger. `prompt` and `fields` say which prompt the messages were made from; they are not sent. `task` and
     `run` say on whose behalf the call is made; they are noted in the ledger, not sent, and not part of its key.
+    `reuse_within` (any text, "run 7") asks for an answer that only requests with the same text share.
     """
 
     messages: tuple[Message, ...]
@@ -47,13 +87,15 @@ class Request:
     fields: Mapping[str, Any] = field(default_factory=dict)
     task: int | None = None
     run: int | None = None
+    reuse_within: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back. `raw` is the body as received; `finish_reason` is "stop", "length" or the provider's own word.
+    """What came back. `raw` is the body as received; `finish_reason` is "stop" or the provider's own word.
 
-    `from_ledger` is True when the answer had been paid for before and nothing was sent.
+    `from_ledger` is True when the answer had been paid for before and nothing was sent. `reasoning` is what the model
+    thought before it answered, as far as the provider tells.
     """
 
     text: str
@@ -62,19 +104,22 @@ class Answer:
     usage: Usage = field(default_factory=Usage)
     raw: bytes = b""
     from_ledger: bool = False
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """The bytes of a paid answer before anyone has parsed them, which is the form that the ledger keeps.
 
-    `finish_reason` and `usage` were found by a scan that cannot fail; "" and zeros where it found nothing.
+    `finish_reason` and `usage` were found by a scan that cannot fail; "" and zeros where it found nothing. `limits`
+    are the headers in which the provider tells how much of its limits is left, in lower case.
     """
 
     body: bytes
     finish_reason: str = ""
     usage: Usage = field(default_factory=Usage)
     latency: float = 0.0  # seconds
+    limits: Mapping[str, str] = field(default_factory=dict)
 
 
 class UnusableAnswer(InvalidOutput):
@@ -91,8 +136,9 @@ class UnusableAnswer(InvalidOutput):
 class Binding:
     """Which model answers, and with which parameters. Never holds a secret.
 
-    `spec` is what a user writes ("openai:gpt-4.1-mini", "extractive"); `base_url` separates servers that serve
-    models of the same name.
+    `spec` is what a user writes ("openai:gpt-4.1-mini", "extractive", the name of a binding); `base_url` separates
+    servers that serve models of the same name. `limit` names the quota that its calls are counted under: without a
+    word from the user the provider and the place of the key ("openai:OPENAI_API_KEY"), "" for what is computed here.
     """
 
     spec: str
@@ -101,10 +147,14 @@ class Binding:
     base_url: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     paid: bool = True  # False: computed here, needs no ledger
+    limit: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def fingerprint(self) -> bytes:
         """sha256 (32 bytes) over everything that can change an answer."""
-        parts = [self.provider, self.model, self.base_url, dict(self.parameters)]
+        parts: list[Any] = [self.provider, self.model, self.base_url, dict(self.parameters)]
+        if self.headers:
+            parts.append(dict(self.headers))
         return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).digest()
 
 

@@ -1,260 +1,129 @@
-"""Chat completions of OpenAI and of the many servers that speak the same protocol.
-
-A client of our own on a fast HTTP library: a fraction of a millisecond of CPU a call, where SDKs need 7 to 18. It
-retries nothing, follows no redirect and uses no proxy; waiting and asking again are decided by the engine, which sees
-all calls.
-"""
+"""Chat completions of OpenAI and of the many servers that speak the same protocol."""
 
 from __future__ import annotations
 
-import asyncio
+import base64
 import json
 import re
-from collections.abc import Mapping
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gristmill.errors import Busy, ModelRefused, ModelSetupError, ModelUnavailable
 from gristmill.llm import responses
-from gristmill.llm.model import Answer, Binding, Reply, Request
+from gristmill.llm.model import Image, Message, Request, Usage
+from gristmill.llm.remote import HttpModel, encode, with_schema_told
+from gristmill.llm.responses import Said
 from gristmill.llm.schemas import schema_forms
 
-if TYPE_CHECKING:
-    from pyreqwest.client import Client
-    from pyreqwest.response import Response
-
 DEFAULT_URL = "https://api.openai.com/v1"
-SECRET_LENGTH = 8  # characters; shorter (some local servers want any word) is no secret, and stands in every text
-BODY_LIMIT = 16 * 1024 * 1024  # bytes of an answer after decompression; a server that sends more is broken or hostile
-_SMALL = 256 * 1024
-_RESERVED = ("model", "messages", "stream", "response_format")
-_MODES = ("json_schema", "json_object", "text")  # how a schema is asked for, best first
-_known_modes: dict[tuple[str, str, str], int] = {}  # (base URL, model, schema or "") -> place in _MODES, per process
+_MARKS = (b'"finish_reason"', b'"usage"')
+_FACTS = responses.facts("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "finish_reason")
+_FINISH = {"tool_calls": "stop", "function_call": "stop", "content_filter": "filter"}
 
 
-class Secret:
-    """A key that shows its last four characters and nothing else, wherever it is printed."""
+class OpenAIModel(HttpModel):
+    """A model behind chat completions. `base_url` ends before `/chat/completions`."""
 
-    __slots__ = ("_value",)
+    provider = "openai"
+    default_url = DEFAULT_URL
+    modes = ("json_schema", "json_object", "tool", "text")
+    reserved = (*HttpModel.reserved, "messages", "response_format")
 
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __str__(self) -> str:
-        return f"...{self._value[-4:]}" if len(self._value) >= 12 else "..."
-
-    __repr__ = __str__
-
-
-class OpenAIModel:
-    """One model of one server.
-
-    `base_url` ends before `/chat/completions`. `parameters` are sent as they are (0 and "" are values). `timeout` is
-    for the whole call, `first_byte` for the start of the answer and `idle` for a pause within it, all in seconds.
-    `key_name` is the setting or environment variable that held the key; only this name is ever shown.
-    Raises `ModelSetupError` for a URL with a password in it and for parameters that the client sets itself.
-    """
-
-    def __init__(
-        self, model: str, *, base_url: str = DEFAULT_URL, api_key: str | None = None,
-        parameters: Mapping[str, Any] | None = None, timeout: float = 300.0, first_byte: float = 120.0,
-        idle: float = 60.0, max_connections: int = 100, key_name: str = "OPENAI_API_KEY",
-    ) -> None:  # fmt: skip
-        _check_url(base_url)
-        taken = [name for name in _RESERVED if name in (parameters or {})]
-        if taken:
-            raise ModelSetupError(f"the parameter {taken[0]} is set by Gristmill itself", code="M104")
-        base_url = base_url.rstrip("/")
-        self._binding = Binding(
-            spec=f"openai:{model}", provider="openai", model=model, base_url=base_url, parameters=dict(parameters or {})
-        )
-        self._url = f"{base_url}/chat/completions"
-        self._secret = Secret(api_key) if api_key else None
-        self._key_name = key_name
-        self._timeout, self._first_byte, self._idle = timeout, first_byte, idle
-        self._max_connections = max_connections
-        self._refusals = 0  # answers 429 in a row without a Retry-After
-        self._client: Client | None = None
-
-    def __repr__(self) -> str:
-        return f"OpenAIModel({self._binding.model!r}, base_url={self._binding.base_url!r})"
-
-    @property
-    def binding(self) -> Binding:
-        return self._binding
-
-    async def complete(self, request: Request) -> Answer:
-        return self.read(await self.fetch(request))
-
-    async def close(self) -> None:
-        """Closes all connections. The model may be used again; it then opens new ones."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
-
-    def read(self, reply: Reply) -> Answer:
-        return responses.read_completion(reply, self._binding.model)
-
-    async def fetch(self, request: Request) -> Reply:
-        """Sends the request; falls back from json_schema to json_object to text where the server knows no better.
-
-        Raises `ModelRefused` (M201, M206, M207, M208), `Busy` (429) or `ModelUnavailable` (M301 unreachable, M302 too
-        slow, M303 server error, M304 the connection broke while the answer came in).
-        """
-        digest = schema_forms(request.schema).digest if request.schema is not None else ""
-        while True:
-            mode = self._mode(digest) if request.schema is not None else len(_MODES) - 1
-            status, headers, reply = await self._exchange(self._body(request, _MODES[mode]))
-            if status == 200:
-                self._refusals = 0
-                return reply
-            if status in (400, 422, 501) and mode < len(_MODES) - 1 and responses.rejects_format(reply.body):
-                self._lower(mode, digest if responses.rejects_schema(reply.body) else "")
-                continue
-            raise self._failure(status, headers, reply.body)
+    def _path(self, stream: bool) -> str:
+        return "/chat/completions"
 
     def _mode(self, schema_digest: str) -> int:
-        url, model = self._binding.base_url, self._binding.model
-        return max(_known_modes.get((url, model, ""), 0), _known_modes.get((url, model, schema_digest), 0))
+        place = super()._mode(schema_digest)
+        # A tool call is a detour: asked for by name only, else passed by on the way down.
+        return place + 1 if self.modes[place] == "tool" and self._lowest != place else place
 
-    def _lower(self, mode: int, schema_digest: str) -> None:
-        key = (self._binding.base_url, self._binding.model, schema_digest)
-        _known_modes[key] = max(_known_modes.get(key, 0), mode + 1)
-
-    def _body(self, request: Request, mode: str) -> bytes:
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        body: dict[str, Any] = {"model": self._binding.model, "messages": messages}
+    def _body(self, request: Request, mode: str, stream: bool) -> bytes:
+        wanted = ""
+        if request.schema is not None and mode in ("json_schema", "tool"):
+            wanted = _wanted(request, mode)
+        elif request.schema is not None:
+            request = with_schema_told(request)
+            wanted = ',"response_format":{"type":"json_object"}' if mode == "json_object" else ""
+        body: dict[str, Any] = {"model": self._binding.model, "messages": [_turn(one) for one in request.messages]}
         body.update(self._binding.parameters)
         body.update(request.parameters)
-        wanted = ""
-        if request.schema is not None and mode == "json_schema":
-            forms = schema_forms(request.schema)
-            name = json.dumps(re.sub(r"[^A-Za-z0-9_-]", "_", request.schema_name)[:64])
-            named = f'{{"name":{name},"strict":{json.dumps(forms.strict)},"schema":{forms.strict_text}}}'
-            wanted = f',"response_format":{{"type":"json_schema","json_schema":{named}}}'
-        elif request.schema is not None:
-            # Without schema mode the model has to be told; OpenAI also insists on the word JSON in json_object mode.
-            told = f"Answer only with JSON that follows this JSON schema:\n{schema_forms(request.schema).text}"
-            messages.insert(0, {"role": "system", "content": told})
-            wanted = ',"response_format":{"type":"json_object"}' if mode == "json_object" else ""
-        return (json.dumps(body, allow_nan=False)[:-1] + wanted + "}").encode()
+        if stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        return (encode(body)[:-1] + wanted + "}").encode()
 
-    async def _exchange(self, body: bytes) -> tuple[int, Mapping[str, str], Reply]:
-        from pyreqwest import exceptions as http
+    def _said(self, document: dict[str, Any]) -> Said:
+        choice = document["choices"][0]
+        message = choice["message"]
+        text = message.get("content") or ""
+        if isinstance(text, list):  # some servers answer with a list of parts
+            text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
+        if not text and message.get("tool_calls"):
+            text = message["tool_calls"][0]["function"]["arguments"]
+        reason = str(choice.get("finish_reason") or "stop")
+        reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
+        return Said(
+            str(text), str(document.get("model") or ""), _FINISH.get(reason, reason), str(reasoning),
+            str(message.get("refusal") or ""),
+        )  # fmt: skip
 
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        try:
-            async with asyncio.timeout(min(self._first_byte, self._timeout)) as limit:
-                post = self._http().post(self._url).header("content-type", "application/json").body_bytes(body)
-                if self._secret is not None:
-                    post = post.header("authorization", f"Bearer {self._secret.reveal()}", is_sensitive=True)
-                async with post.build_streamed() as response:
-                    data = await self._receive(response, limit, started + self._timeout)
-                    status, headers = response.status, response.headers
-        except (http.ConnectError, http.ConnectTimeoutError) as error:
-            raise self._unreachable(error) from None
-        except (TimeoutError, http.RequestTimeoutError):
-            waited = loop.time() - started
-            raise ModelUnavailable(
-                f"{self._binding.base_url} did not finish its answer within {waited:.0f} s",
-                hint="raise the model's timeout, or ask for shorter answers", code="M302",
-            ) from None  # fmt: skip
-        except http.PyreqwestError as error:
-            text = f"the connection to {self._binding.base_url} broke: {self._redact(str(error))}"
-            raise ModelUnavailable(text, code="M304") from None
-        if len(data) > BODY_LIMIT:
-            return (
-                status,
-                headers,
-                Reply(data[:65536], finish_reason=responses.TOO_LARGE, latency=loop.time() - started),
-            )
-        finish_reason, usage = responses.glance(data)
-        return status, headers, Reply(data, finish_reason, usage, loop.time() - started)
+    def _fold(self, events: list[dict[str, Any]]) -> Said:
+        text, reasoning, refusal, arguments = [], [], [], []
+        model = finish = ""
+        for event in events:
+            model = model or str(event.get("model") or "")
+            for choice in event.get("choices") or ():
+                if choice.get("index", 0):
+                    continue
+                delta = choice.get("delta") or {}
+                text.append(delta.get("content") or "")
+                reasoning.append(delta.get("reasoning_content") or delta.get("reasoning") or "")
+                refusal.append(delta.get("refusal") or "")
+                arguments += [call["function"].get("arguments") or "" for call in delta.get("tool_calls") or ()]
+                finish = choice.get("finish_reason") or finish
+        said = "".join(text) or "".join(arguments)
+        return Said(said, model, _FINISH.get(finish, finish), "".join(reasoning), "".join(refusal))
 
-    async def _receive(self, response: Response, limit: asyncio.Timeout, end: float) -> bytes:
-        """The body, read in parts so that neither its size nor a pause within it is unbounded."""
-        loop = asyncio.get_running_loop()
-        limit.reschedule(min(end, loop.time() + self._idle))
-        length = response.get_header("content-length") or ""
-        if length.isdigit() and int(length) <= _SMALL:  # the common case, in one step instead of three
-            data = (await response.bytes()).to_bytes()
-        else:
-            reader, parts, size = response.body_reader, [], 0
-            while size <= BODY_LIMIT and (part := await reader.read_chunk()) is not None:
-                limit.reschedule(min(end, loop.time() + self._idle))
-                parts.append(part.to_bytes())
-                size += len(parts[-1])
-            data = b"".join(parts)
-        secret = self._secret.reveal().encode() if self._secret is not None else b""
-        if len(secret) >= SECRET_LENGTH and secret in data:
-            data = data.replace(secret, b"[redacted]")  # some servers echo the key; it must not reach the ledger
-        return data
+    def _piece(self, event: dict[str, Any]) -> str:
+        return "".join(str((choice.get("delta") or {}).get("content") or "") for choice in event.get("choices") or ())
 
-    def _http(self) -> Client:
-        if self._client is None:
-            from pyreqwest.client import ClientBuilder
-
-            self._client = (
-                ClientBuilder()
-                .follow_redirects(False)
-                .no_proxy()
-                .max_connections(self._max_connections)
-                .pool_max_idle_per_host(self._max_connections)
-                .connect_timeout(timedelta(seconds=10))
-                .user_agent("gristmill")
-                .build()
-            )
-        return self._client
-
-    def _failure(self, status: int, headers: Mapping[str, str], body: bytes) -> Exception:
-        """The error for an answer that is not 200. Nothing of the key but its last four characters is in it."""
-        said, code = responses.error_message(body)
-        said = self._redact(said)
-        where = self._binding.base_url
-        if status in (401, 403):
-            held = (
-                f"the key in {self._key_name} ends in {self._secret}"
-                if self._secret
-                else f"{self._key_name} is not set"
-            )
-            return ModelRefused(f"{where} refused the key ({status}): {said}", hint=held, code="M207")
-        if status == 402 or (status == 429 and code == "insufficient_quota"):
-            return ModelRefused(f"{where}: the account has no money left: {said}", hint="top it up", code="M208")
-        if status == 429:
-            self._refusals = min(self._refusals + 1, 7)
-            delay = responses.retry_after(headers) or 2.0 ** (self._refusals - 1)
-            return Busy(f"{where} asks to wait: {said}", delay=delay, reason="provider's rate limit")
-        if status == 404:
-            hint = f'is the model called "{self._binding.model}", and is {where} the right base URL?'
-            return ModelRefused(f"{where} does not know this ({status}): {said}", hint=hint, code="M206")
-        if status in (408, 409, 425) or status >= 500:
-            return ModelUnavailable(f"{where} answered {status}: {said}", code="M303")
-        hint = "the server redirects; use the address that it points to" if 300 <= status < 400 else ""
-        return ModelRefused(f"{where} refused the request ({status}): {said}", hint=hint)
-
-    def _unreachable(self, error: Exception) -> ModelUnavailable:
-        text = f"no connection to {self._binding.base_url}: {self._redact(str(error))}"
-        return ModelUnavailable(text, hint="is the base URL right, and does the server run?", code="M301")
-
-    def _redact(self, text: str) -> str:
-        secret = self._secret.reveal() if self._secret is not None else ""
-        return text.replace(secret, str(self._secret)) if len(secret) >= SECRET_LENGTH else text
+    def _glance(self, body: bytes) -> tuple[str, Usage]:
+        return glance(body)
 
 
-def _check_url(base_url: str) -> None:
-    from urllib.parse import urlsplit
+def glance(body: bytes) -> tuple[str, Usage]:
+    """Finish reason and tokens by a scan that cannot fail, so that the ledger can note them before a parser runs."""
+    found = responses.scan(body, _FACTS, _MARKS)
+    tokens = (b"prompt_tokens", b"completion_tokens", b"cached_tokens", b"reasoning_tokens")
+    return found.get(b"finish_reason", b"").decode(), Usage(*(responses.count(found, name) for name in tokens))
 
-    try:
-        parts = urlsplit(base_url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        parts, good = None, False
-    if not good or parts is None:
-        raise ModelSetupError("the base URL of a model starts with http:// or https://", code="M103")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ModelSetupError("the base URL of a model holds no user, password or query",
-                              hint="give the key separately", code="M103")  # fmt: skip
+
+def data_url(image: Image) -> str:
+    """The picture as text that a URL can hold."""
+    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"
+
+
+def schema_name(request: Request) -> str:
+    """The schema's name with the letters that OpenAI takes, at most 64."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", request.schema_name)[:64]
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    if isinstance(message.content, str):
+        return {"role": message.role, "content": message.content}
+    parts = [
+        {"type": "image_url", "image_url": {"url": data_url(part)}} if isinstance(part, Image)
+        else {"type": "text", "text": part.text}
+        for part in message.content
+    ]  # fmt: skip
+    return {"role": message.role, "content": parts}
+
+
+def _wanted(request: Request, mode: str) -> str:
+    """The members that ask for the schema, as text: it is large, always the same, and needs no second encoding."""
+    assert request.schema is not None  # noqa: S101 - for the type checker
+    forms = schema_forms(request.schema)
+    name, strict = json.dumps(schema_name(request)), json.dumps(forms.strict)
+    if mode == "json_schema":
+        named = f'{{"name":{name},"strict":{strict},"schema":{forms.strict_text}}}'
+        return f',"response_format":{{"type":"json_schema","json_schema":{named}}}'
+    function = f'{{"name":{name},"strict":{strict},"parameters":{forms.strict_text}}}'
+    choice = f'{{"type":"function","function":{{"name":{name}}}}}'
+    return f',"tools":[{{"type":"function","function":{function}}}],"tool_choice":{choice}'

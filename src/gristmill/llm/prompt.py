@@ -4,13 +4,15 @@
     name: ask
     version: 1
     fields: passage, count
+    also: headings
     ---
     # system
     ...
     # user
     Write {count} questions about: {passage}
 
-Only `{field}` with a declared field is replaced. Every other brace is text, also in what is put in.
+Only `{field}` with a declared field is replaced. Every other brace is text, also in what is put in. `also` names the
+fields that a prompt of a user's own may take besides.
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ import difflib
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from gristmill.errors import UsageError
-from gristmill.llm.model import Message
+from gristmill.llm.model import Image, Message, Text
 
 _HEADER = re.compile(r"\A---\n(.*?)\n---\n(.*)\Z", re.DOTALL)
 _PART = re.compile(r"^# (system|user|assistant)[ \t]*$", re.MULTILINE)
@@ -40,6 +42,15 @@ class Prompt:
     name: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
 
+    def showing(self, *images: Image) -> Prompt:
+        """The same prompt with pictures in front of the words of its last message."""
+        *before, last = self.messages
+        return replace(self, messages=(*before, Message(last.role, (*images, Text(last.text)))))
+
+    def going_on(self, *turns: Message) -> Prompt:
+        """The same prompt with more messages behind it."""
+        return replace(self, messages=(*self.messages, *turns))
+
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
@@ -48,6 +59,7 @@ class PromptTemplate:
     fields: tuple[str, ...]
     parts: tuple[tuple[str, str], ...]  # role, text with places
     text: str
+    also: tuple[str, ...] = ()  # what else the operator has to offer
 
     def fingerprint(self) -> bytes:
         """sha256 (32 bytes) of the file: changing a word of a prompt redoes what was made with it."""
@@ -78,7 +90,9 @@ def parse_prompt(text: str) -> PromptTemplate:
     name, version = header.get("name", ""), header.get("version", "")
     if not name or not version.isdigit():
         raise UsageError("the header of a prompt file gives a name and a version (a whole number)")
-    fields = tuple(part.strip() for part in header.get("fields", "").split(",") if part.strip())
+    fields, also = (
+        tuple(part.strip() for part in header.get(key, "").split(",") if part.strip()) for key in ("fields", "also")
+    )
     pieces = _PART.split(match[2])
     parts = tuple((role, body.strip()) for role, body in zip(pieces[1::2], pieces[2::2], strict=True))
     if not parts:
@@ -87,7 +101,7 @@ def parse_prompt(text: str) -> PromptTemplate:
     unused = [field for field in fields if f"{{{field}}}" not in whole]
     if unused:
         raise UsageError(f'the prompt "{name}" declares {unused[0]} and does not use it')
-    return PromptTemplate(name, int(version), fields, parts, text)
+    return PromptTemplate(name, int(version), fields, parts, text, also)
 
 
 def load_prompt(name: str, language: str = "en", *, folder: Path | None = None) -> PromptTemplate:
@@ -115,7 +129,14 @@ def _read(name: str, language: str, folder: Path | None) -> PromptTemplate | Non
     if folder is None:
         return _read_builtin(name, language)
     path = folder / language / f"{name}.md"
-    return parse_prompt(path.read_text("utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return parse_prompt(path.read_text("utf-8"))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", hint=error.hint) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", hint="a prompt is a text file in UTF-8") from None
 
 
 @cache

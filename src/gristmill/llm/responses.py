@@ -1,4 +1,4 @@
-"""What a chat completions server said: its answers, its refusals, and the schemas that it takes."""
+"""What a model's server said, as far as all protocols share it: answers, refusals, errors, how long to wait."""
 
 from __future__ import annotations
 
@@ -6,21 +6,27 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from gristmill.errors import InvalidOutput
-from gristmill.llm.model import Answer, Reply, UnusableAnswer, Usage
+from gristmill.llm.model import Answer, Reply, UnusableAnswer
 
 TOO_LARGE = "too_large"  # the finish reason that we note for a body over the limit; only its start is kept
 _MESSAGE_LIMIT = 500  # characters of a server's message that go into an error
 _SCAN = 65_536  # bytes of a body that `glance` looks at, from the finish reason or the usage on
-# A quote inside a JSON string is written \", so `name":` can only be the end of a real key.
-_FACT = re.compile(
-    rb'"(prompt_tokens|completion_tokens|cached_tokens|reasoning_tokens|finish_reason)"\s*:\s*'
-    rb'(?:(\d{1,9})(?!\d)|"([A-Za-z_]{1,40})")'
-)
 _BROKEN = re.compile("[\x00\ud800-\udfff]")  # what PostgreSQL text cannot hold
 _LONGEST_DELAY = 86_400.0  # seconds; a Retry-After beyond a day is taken for nonsense
+LONGEST_WAIT = 900.0  # seconds; then it is tried again, whatever the server said
+_TELLING = ("x-ratelimit-", "anthropic-ratelimit-", "ratelimit", "retry-after", "date")
+_OF_THE_DAY = re.compile(rb"per[ _-]?day|daily|\b[rt]pd\b", re.IGNORECASE)
+_DELAY = re.compile(rb'"retryDelay"\s*:\s*"(\d+(?:\.\d+)?)s"|try again in (\d+(?:\.\d+)?) ?(ms|s)\b')
+_MONEY = (b"credit balance is too low", b"spend_limit_reached", b"insufficient balance")
+_TOO_LONG = (
+    b"context_length_exceeded", b"maximum context length", b"prompt is too long", b"context window",
+    b"exceeds the maximum number of tokens", b"exceed_context_size", b"exceeds the available context",
+    b"string_above_max_length",
+)  # fmt: skip
 
 
 def clean_text(text: str) -> str:
@@ -35,50 +41,62 @@ def clean_text(text: str) -> str:
     return _BROKEN.sub("\ufffd", text)
 
 
-def glance(body: bytes) -> tuple[str, Usage]:
-    """Finish reason and tokens by a scan that cannot fail, so that the ledger can note them before a parser runs."""
-    marks = [place for word in (b'"finish_reason"', b'"usage"') if (place := body.rfind(word)) >= 0]
-    start = min(marks, default=0)
-    found = {name: number or word for name, number, word in _FACT.findall(body, start, start + _SCAN)}
-
-    def count(name: bytes) -> int:
-        value = found.get(name, b"0")
-        return int(value) if value.isdigit() else 0
-
-    reason = found.get(b"finish_reason", b"").decode()
-    usage = Usage(
-        count(b"prompt_tokens"), count(b"completion_tokens"), count(b"cached_tokens"), count(b"reasoning_tokens")
-    )
-    return reason, usage
+def scan(body: bytes, facts: re.Pattern[bytes], marks: tuple[bytes, ...]) -> dict[bytes, bytes]:
+    """What a pattern of (key, number, word) finds from the last of each mark on. Cannot fail."""
+    places = [place for word in marks if (place := body.rfind(word)) >= 0]
+    start = min(places, default=0)
+    return {name: number or word for name, number, word in facts.findall(body, start, start + _SCAN)}
 
 
-def read_completion(reply: Reply, model: str) -> Answer:
-    """The answer in the body of a chat completion.
+def facts(*names: str) -> re.Pattern[bytes]:
+    """The pattern for `scan`. A quote inside a JSON string is written \\", so `name":` can only be the end of a key."""
+    pattern = rf'"({"|".join(names)})"\s*:\s*(?:(\d{{1,9}})(?!\d)|"([A-Za-z_]{{1,40}})")'
+    return re.compile(pattern.encode())
 
-    Raises `UnusableAnswer` when there is none, and `InvalidOutput` M205 when it was cut at the limit of tokens: half
-    an answer may look whole, so it is never repaired.
+
+def count(found: Mapping[bytes, bytes], *names: bytes) -> int:
+    """The sum of the numbers under these names."""
+    return sum(int(value) for name in names if (value := found.get(name, b"0")).isdigit())
+
+
+def no_answer(body: bytes) -> UnusableAnswer:
+    start = clean_text(body[:80].decode("utf-8", "replace"))
+    return UnusableAnswer(f"the server answered 200 without an answer; it starts with: {start}")
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a protocol found in the body of an answer.
+
+    `finish` is "stop", "length" (cut at the limit of tokens), "filter" (the provider took the answer away), "refusal",
+    "" for an answer that never ended, or the provider's own word. `refusal` are the words in which a model refused.
     """
-    if reply.finish_reason == TOO_LARGE:
-        raise UnusableAnswer("the answer is larger than 16 MiB", code="M203")
-    try:
-        body = json.loads(reply.body)
-        choice = body["choices"][0]
-        message = choice["message"]
-        text = message.get("content") or ""
-        named = str(body.get("model") or model)
-        reason = str(choice.get("finish_reason") or "stop")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        start = clean_text(reply.body[:80].decode("utf-8", "replace"))
-        raise UnusableAnswer(f"the server answered 200 without an answer; it starts with: {start}") from None
-    if reason == "length":
+
+    text: str
+    model: str = ""
+    finish: str = "stop"
+    reasoning: str = ""
+    refusal: str = ""
+
+
+def made(said: Said, reply: Reply, model: str) -> Answer:
+    """The answer. Raises `InvalidOutput` M205 when it was cut at the limit of tokens: half an answer may look whole,
+    so it is never repaired. Raises `UnusableAnswer`: M204 never ended, M209 refused, M210 filtered."""
+    if said.finish == "length":
         raise InvalidOutput(
             "the answer was cut at the limit of tokens", hint="raise max_tokens, or ask for less at once", code="M205"
         )
-    if isinstance(text, list):  # some servers answer with a list of parts
-        text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
-    if message.get("refusal") and not text:
-        raise UnusableAnswer(f"the model refused: {clean_text(str(message['refusal']))[:_MESSAGE_LIMIT]}")
-    return Answer(clean_text(str(text)), named, reason, reply.usage, reply.body)
+    if said.finish == "filter":
+        raise UnusableAnswer("the provider's filter took the answer away", code="M210")
+    if said.finish == "refusal" or (said.refusal and not said.text):
+        words = clean_text(said.refusal or said.text)[:_MESSAGE_LIMIT]
+        raise UnusableAnswer(f"the model refused: {words}", code="M209")
+    if not said.finish:
+        raise UnusableAnswer("the stream of the answer stopped before its end")
+    return Answer(
+        clean_text(said.text), said.model or model, said.finish, reply.usage, reply.body,
+        reasoning=clean_text(said.reasoning),
+    )  # fmt: skip
 
 
 def error_message(body: bytes) -> tuple[str, str]:
@@ -87,9 +105,12 @@ def error_message(body: bytes) -> tuple[str, str]:
     code = ""
     try:
         error = json.loads(text)
+        error = error[0] if isinstance(error, list) and error else error  # as Gemini's compatible endpoint writes it
         error = error.get("error", error)
         if isinstance(error, dict):
             code = str(error.get("code") or error.get("type") or "")
+            if code.isdigit():  # some write the status once more
+                code = str(error.get("type") or error.get("status") or code)
             if "insufficient_quota" in (error.get("code"), error.get("type")):
                 code = "insufficient_quota"
             text = str(error.get("message") or error.get("detail") or text)
@@ -104,13 +125,49 @@ def error_message(body: bytes) -> tuple[str, str]:
 def rejects_format(body: bytes) -> bool:
     """True when a 400 is about the form in which a schema was sent, not about the question."""
     text = body[:20_000].lower()
-    words = (b"response_format", b"json_schema", b"json_object", b"structured output", b"grammar", b"guided")
+    words = (
+        b"response_format", b"json_schema", b"json_object", b"structured output", b"grammar", b"guided", b"text.format",
+        b"output_config", b"output_format", b"tool_choice", b"tools", b"responsejsonschema", b"response_json_schema",
+        b"responsemimetype", b"response_mime_type", b"response_schema", b"json mode",
+    )  # fmt: skip
     return any(word in text for word in words)
 
 
 def rejects_schema(body: bytes) -> bool:
     """True when the server knows schemas and dislikes this one."""
-    return b"invalid schema" in body[:20_000].lower()
+    text = body[:20_000].lower()
+    return any(word in text for word in (b"invalid schema", b"output_config.format.schema"))
+
+
+def is_out_of_money(body: bytes, code: str) -> bool:
+    """True when a refusal is about money: waiting does not help."""
+    text = body[:20_000].lower()
+    return code in ("insufficient_quota", "billing_error") or any(word in text for word in _MONEY)
+
+
+def is_of_the_day(body: bytes) -> bool:
+    """True when a 429 speaks of a quota per day."""
+    return _OF_THE_DAY.search(body, 0, 20_000) is not None
+
+
+def is_too_long(body: bytes) -> bool:
+    """True when a 400 says that the question does not fit into the model."""
+    text = body[:20_000].lower()
+    return any(word in text for word in _TOO_LONG)
+
+
+def telling(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that say how much of the limits is left and how long to wait, in lower case."""
+    return {name: value for name, value in headers.items() if name.startswith(_TELLING)}
+
+
+def delay_in_body(body: bytes) -> float | None:
+    """Seconds to wait, between 0.5 and 900, where the words of a 429 say so; else None."""
+    found = _DELAY.search(body, 0, 20_000)
+    if found is None:
+        return None
+    seconds = float(found[1] or found[2]) / (1000 if found[3] == b"ms" else 1)
+    return min(max(seconds, 0.5), LONGEST_WAIT)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -119,10 +176,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     A date is compared with the server's own Date, so that a wrong clock on either side does no harm.
     """
     value = (headers.get("retry-after") or "").strip()
-    if not value:
+    exact = (headers.get("retry-after-ms") or "").strip()
+    if not value and not exact:
         return None
     try:
-        seconds = float(value)
+        seconds = float(exact) / 1000 if exact else float(value)
     except ValueError:
         try:
             then = parsedate_to_datetime(value)
@@ -131,4 +189,4 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             return None
     if not math.isfinite(seconds) or seconds < 0 or seconds > _LONGEST_DELAY:
         return None
-    return min(max(seconds, 0.5), 900.0)
+    return min(max(seconds, 0.5), LONGEST_WAIT)

@@ -14,13 +14,14 @@ _MOST = 256  # schemas to remember; far more than a program has
 @dataclass(frozen=True, slots=True)
 class SchemaForms:
     """`strict_text` is the form for strict mode (every property required, no others); `strict` is False, and the text
-    the original, for a schema with free-form objects."""
+    and form the original, for a schema with free-form objects."""
 
     original: Mapping[str, Any]
     text: str
     digest: str  # sha256 in hex over the sorted text
     strict: bool
     strict_text: str
+    strict_form: Mapping[str, Any]
 
 
 _known: dict[int, SchemaForms] = {}  # by id; `original` keeps the object alive, so that no other can have its id
@@ -36,7 +37,7 @@ def schema_forms(schema: Mapping[str, Any]) -> SchemaForms:
     strict = _tighten(tightened)
     forms = SchemaForms(
         schema, text, hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest(), strict,
-        json.dumps(tightened) if strict else text,
+        json.dumps(tightened) if strict else text, tightened if strict else schema,
     )  # fmt: skip
     if len(_known) >= _MOST:
         _known.clear()

@@ -34,6 +34,11 @@ class Spool:
         """True while answers of this process wait to be replayed."""
         return self._file is not None
 
+    @property
+    def orphans(self) -> bool:
+        """True while other processes' files are there: of dead ones, or of living ones that hold their lock."""
+        return self._folder.is_dir() and any(path != self._path for path in self._folder.glob("*.calls"))
+
     def append(self, meta: dict[str, Any], body: bytes) -> None:
         """Returns when the record is on disk. Raises `OSError` when it cannot be."""
         head = json.dumps(meta).encode()

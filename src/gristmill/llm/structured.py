@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from functools import lru_cache
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from gristmill.errors import InvalidOutput, UsageError
-from gristmill.llm.ladder import NoJson, parse_answer, without_reasoning
-from gristmill.llm.model import Answer, Message, Model, Request, UnusableAnswer
+from gristmill.errors import InvalidOutput, ModelError, UsageError
+from gristmill.llm.ladder import NoJson, inline_reasoning, parse_answer, without_reasoning
+from gristmill.llm.model import Answer, Image, Message, Model, Request, Text, UnusableAnswer
+from gristmill.llm.outcomes import outcome_of
 from gristmill.llm.prompt import Prompt
 from gristmill.llm.responses import clean_text
 
 _QUOTED = 4_000  # characters of a bad answer that a re-ask shows to the model
 _MOST_ATTEMPTS = 8  # of one question, over all tries of its task
+_RAISE = object()
+_MADE_UP = ("invalid_output", "refused", "too_long", "rejected")  # outcomes that `otherwise` may stand in for
+Asked: TypeAlias = str | Prompt | Sequence[Text | Image] | Sequence[Message]
 
 
 @runtime_checkable
@@ -40,7 +44,8 @@ class _Shape:
     def read(self, text: str) -> tuple[Any, bool]:
         """The typed value and whether it was repaired. Raises `NoJson` or `ValidationError`."""
         if self.adapter is None:
-            plain = without_reasoning(text) if text.lstrip().startswith("<") else text.strip()
+            thought = text.lstrip().startswith("<") or inline_reasoning(text)
+            plain = without_reasoning(text) if thought else text.strip()
             if not plain:
                 raise NoJson("the answer is empty")
             return plain, False
@@ -87,31 +92,55 @@ class Asker:
         """What the user wrote: "openai:gpt-4.1-mini"."""
         return self._model.binding.spec
 
-    async def generate(self, prompt: str | Prompt, schema: Any = str, *, sample: int = 0) -> Any:
+    async def generate(self, prompt: Asked, schema: Any = str, *, sample: int = 0, otherwise: Any = _RAISE) -> Any:
         """Asks the model and returns text (`str`), one object (`SomeModel`) or a list (`list[SomeModel]`).
 
-        `sample` asks for deliberate variety: another number is another paid call. Raises `InvalidOutput` (M202) when
-        the answers stay useless after the re-asks, M205 when an answer was cut at max_tokens, and what the model
-        raises: `ModelUnavailable`, `ModelRefused`, `Busy`.
+        `prompt` is text, a rendered prompt, text and pictures, or a whole conversation. `sample` asks for deliberate
+        variety: another number is another paid call. `otherwise` is returned where the model gave nothing of use; the
+        outcome of the work is then "degraded", and the reason is noted.
+
+        Raises `InvalidOutput` when the answers stay useless after the re-asks: M202, M209 the model refused, M210 the
+        provider filtered; M205 when an answer was cut at max_tokens; and what the model raises: `ModelUnavailable`,
+        `ModelRefused`, `Busy`.
         """
+        try:
+            return (await self.answer(prompt, schema, sample=sample))[0]
+        except ModelError as error:
+            outcome = outcome_of(error)
+            if otherwise is _RAISE or outcome not in _MADE_UP:
+                raise
+            self._notes["degraded"] = clean_text(f"{outcome}: {error.message}")[:600]
+            return otherwise
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """One vector a text, in order. Raises `ModelSetupError` M108 for a model that makes none, and what
+        `Embedder.embed` raises."""
+        from gristmill.llm.embeddings import Embedder, check_embeds
+
+        check_embeds(self._model.binding)
+        return await Embedder(self._model, task=self._task, run=self._run).embed(texts)
+
+    async def answer(self, prompt: Asked, schema: Any = str, *, sample: int = 0) -> tuple[Any, Answer]:
+        """The same, with the answer that the value was read from: its reasoning, its tokens, its raw body."""
         shape = _shape(schema)
         first = self._request(prompt, shape, sample)
-        request, fresh, why = first, 0, ""
+        request, fresh, why, code, text = first, 0, "", "M202", ""
         for attempt in range(_MOST_ATTEMPTS):
-            text = ""
+            text, code = "", "M202"
             try:
                 answer = await self._ask(request)
                 text, from_ledger = answer.text, answer.from_ledger
                 value, repaired = shape.read(text)
             except UnusableAnswer as error:
                 why, from_ledger = error.message, error.from_ledger
+                code = error.code if outcome_of(error) != "invalid_output" else code
             except (NoJson, ValidationError) as error:
                 why = _explain(error)
                 await self._reject(request, why)
             else:
                 if repaired:
                     self._count("repaired")
-                return value
+                return value, answer
             fresh += not from_ledger
             if fresh > self._reasks:
                 break
@@ -119,14 +148,15 @@ class Asker:
             request = _ask_again(first, attempt + 1, text, why, shape)
         raise InvalidOutput(
             f"{self.name} gave no usable answer: {why}",
-            hint="the raw answers are kept in the ledger; another model or a shorter prompt may help", code="M202",
+            hint="the raw answers are kept in the ledger; another model or a shorter prompt may help", code=code,
+            raw=text,
         )  # fmt: skip
 
-    def _request(self, prompt: str | Prompt, shape: _Shape, sample: int) -> Request:
+    def _request(self, prompt: Asked, shape: _Shape, sample: int) -> Request:
         if isinstance(prompt, Prompt):
             messages, name, fields = prompt.messages, prompt.name, prompt.fields
         else:
-            messages, name, fields = (Message("user", prompt),), "", {}
+            messages, name, fields = _conversation(prompt), "", {}
         return Request(
             messages=messages, schema=shape.json_schema, schema_name=shape.name, parameters=self._parameters,
             sample=sample, prompt=name, fields=fields, task=self._task, run=self._run,
@@ -147,6 +177,16 @@ class Asker:
 
     def _count(self, what: str) -> None:
         self._notes[what] = self._notes.get(what, 0) + 1
+
+
+def _conversation(prompt: str | Sequence[Text | Image] | Sequence[Message]) -> tuple[Message, ...]:
+    if isinstance(prompt, str):
+        return (Message("user", prompt),)
+    turns = tuple(part for part in prompt if isinstance(part, Message))
+    parts = tuple(part for part in prompt if isinstance(part, Text | Image))
+    if len(turns) + len(parts) != len(prompt) or bool(turns) == bool(parts):
+        raise UsageError("generate() takes text, a prompt, a list of Text and Image, or a list of Message")
+    return turns or (Message("user", parts),)
 
 
 def _ask_again(first: Request, attempt: int, text: str, why: str, shape: _Shape) -> Request:
@@ -170,7 +210,7 @@ def _explain(error: NoJson | ValidationError) -> str:
     return clean_text("; ".join(problems))[:600]
 
 
-@cache
+@lru_cache(maxsize=512)  # some schemas are made for one question
 def _shape(schema: Any) -> _Shape:
     if schema is str:
         return _Shape("answer", None, None, False)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+from typing_extensions import TypeAliasType
 
-from gristmill.data.kinds import Chunk, Question
+from gristmill.data.kinds import Chunk, GaPair, Question
 from gristmill.errors import InputError
-from gristmill.llm.prompt import Prompt, load_prompt
+from gristmill.llm.prompt import Prompt
 from gristmill.operators.evidence import locate
 from gristmill.operators.operator import Context, operator
 from gristmill.operators.wording import is_ideograph, question_key
+from gristmill.operators.wording_close import Asked
 
 LETTERS_MINIMUM = 40  # fewer hold no fact: a heading, a page number, a row of dots
 QUESTION_LIMIT = 500  # characters; more is the passage again, or a model that lost its way
@@ -25,15 +29,29 @@ class AskedQuestion(BaseModel):
     quote: str | None = None
 
 
-@operator("ask", version=1, pool="model", model=True, prompts=("ask",))
+# Under names of their own, so that the bounds survive typing.get_type_hints, which drops a bare Annotated.
+Share = TypeAliasType("Share", Annotated[float, Field(ge=0, le=1)])
+Similarity = TypeAliasType("Similarity", Annotated[float, Field(ge=0.5, le=1)])
+
+
+@operator("ask", version=2, pool="model", model=True, prompts=("ask", "ask_audience"))
 async def ask(
-    chunk: Chunk, ctx: Context, count: int = 0, characters_per_question: int = 240, max_count: int = 10
-) -> list[Question]:
+    chunk: Chunk, ctx: Context, pairs: list[GaPair],
+    count: int = 0, characters_per_question: int = 240, max_count: int = 10, ga: Literal["all", "none"] = "all",
+    avoid_existing: bool = True, near_duplicates: Similarity = 0.9, strip_question_mark: Share = 0.0,
+    prompt: str | None = None,
+) -> list[Question]:  # fmt: skip
     """Questions that the chunk answers.
 
     `count` is how many; with 0 (default) it is one for each `characters_per_question` (default 240), at least 1 and at
     most `max_count` (default 10). Never more than that are kept. Blank questions, questions over 500 characters and
-    repetitions are dropped, and `ctx.notes` counts them. A chunk with fewer than 40 letters is not asked about.
+    those at least as similar as `near_duplicates` (default 0.9; as `dedup` sees it) are dropped, and `ctx.notes` counts
+    them. A chunk with fewer than 40 letters is not asked about.
+
+    Where genre-audience pairs stand above the chunk (`pair_chunks`), it is asked about once for each of them, `count`
+    questions each; `ga="none"` leaves them aside. With `avoid_existing` (default) the model is shown what was asked for
+    the pairs before, and what repeats that is dropped. `strip_question_mark` is the share of questions (default 0) that
+    lose their question mark: always the same ones. `prompt` names a prompt of the project that stands in for ours.
 
     Raises `InputError` for numbers out of range, and whatever the model raises.
     """
@@ -41,16 +59,26 @@ async def ask(
     if _letters(chunk.text) < LETTERS_MINIMUM:
         ctx.notes["empty"] = f"fewer than {LETTERS_MINIMUM} letters"
         return []
-    prompt = _prompt(chunk, wanted, ctx.language)
-    asked: list[AskedQuestion] = await ctx.model.generate(prompt, list[AskedQuestion])
-    kept, dropped = _choose(asked, wanted)
-    questions = [_place(entry, ordinal, chunk) for ordinal, entry in enumerate(kept)]
-    quoted = sum(1 for entry in kept if entry.quote)
+    known = Asked(near_duplicates, ctx.language)
+    kept: list[tuple[AskedQuestion, GaPair | None]] = []
+    dropped: Counter[str] = Counter()
+    returned = 0
+    used = sorted(pairs, key=lambda pair: pair.ordinal) if ga == "all" else []
+    audiences: list[GaPair | None] = [*used] or [None]
+    for pair in audiences:
+        if not avoid_existing:
+            known = Asked(near_duplicates, ctx.language)
+        filled = _prompt(prompt, chunk, wanted, pair, known.texts, ctx)
+        asked: list[AskedQuestion] = await ctx.model.generate(filled, list[AskedQuestion])
+        returned += len(asked)
+        kept += [(entry, pair) for entry in _choose(asked, wanted, known, dropped)]
+    questions = [_place(entry, ordinal, chunk, pair) for ordinal, (entry, pair) in enumerate(kept)]
+    quoted = sum(1 for entry, _ in kept if entry.quote)
     placed = sum(1 for question in questions if question.evidence_start is not None)
-    ctx.notes.update(_notes(wanted, len(asked), dropped, quoted - placed))
+    ctx.notes.update(_notes(wanted * len(audiences), returned, dropped, quoted - placed))
     if not questions:
-        ctx.notes["empty"] = "the model gave no question that can be used" if asked else "the model asked nothing"
-    return questions
+        ctx.notes["empty"] = "the model gave no question that can be used" if returned else "the model asked nothing"
+    return [without_mark(question, strip_question_mark) for question in questions]
 
 
 def how_many(characters: int, count: int = 0, characters_per_question: int = 240, max_count: int = 10) -> int:
@@ -60,42 +88,51 @@ def how_many(characters: int, count: int = 0, characters_per_question: int = 240
     return count or max(1, min(max_count, characters // characters_per_question))
 
 
-def _prompt(chunk: Chunk, count: int, language: str) -> Prompt:
-    template = load_prompt("ask", language)
-    offered = {
-        "passage": chunk.text,
-        "headings": " > ".join(chunk.heading_path),
-        "count": str(count),
-        "language": language,
-    }
-    # A prompt of the user's own may leave some of them out.
-    return template.render(**{name: offered[name] for name in template.fields if name in offered})
+def without_mark(question: Question, share: float) -> Question:
+    """The question, without its question mark when it is of that share of all questions: its words decide."""
+    text = question.text.rstrip("?？ ")
+    place = int.from_bytes(hashlib.sha256(question_key(question.text).encode()).digest()[:4]) / 2**32
+    return question.model_copy(update={"text": text}) if place < share and text else question
 
 
-def _choose(asked: Sequence[AskedQuestion], wanted: int) -> tuple[list[AskedQuestion], Counter[str]]:
+def _prompt(
+    own: str | None, chunk: Chunk, count: int, pair: GaPair | None, known: Sequence[str], ctx: Context
+) -> Prompt:
+    audience = {} if pair is None else pair.model_dump(exclude={"ordinal"})
+    blank = dict.fromkeys(("genre", "genre_description", "audience", "audience_description"), "")
+    return ctx.prompt(
+        own or ("ask" if pair is None else "ask_audience"), passage=chunk.text, count=str(count),
+        headings=" > ".join(chunk.heading_path), language=ctx.language,
+        avoid="\n".join(f"- {text}" for text in known) or "-", **{**blank, **audience},
+    )  # fmt: skip
+
+
+def _choose(asked: Sequence[AskedQuestion], wanted: int, known: Asked, dropped: Counter[str]) -> list[AskedQuestion]:
+    """What can be used, at most `wanted`; it is known from now on."""
     kept: list[AskedQuestion] = []
-    seen: set[str] = set()
-    dropped: Counter[str] = Counter()
     for entry in asked:
         key = question_key(entry.question)
         if not any(character.isalnum() for character in key):
             dropped["blank"] += 1
         elif len(entry.question.strip()) > QUESTION_LIMIT:
             dropped["too_long"] += 1
-        elif key in seen:
+        elif known.has(entry.question):
             dropped["repeated"] += 1
         elif len(kept) >= wanted:
             dropped["surplus"] += 1
         else:
-            seen.add(key)
+            known.add(entry.question)
             kept.append(entry)
-    return kept, dropped
+    return kept
 
 
-def _place(entry: AskedQuestion, ordinal: int, chunk: Chunk) -> Question:
+def _place(entry: AskedQuestion, ordinal: int, chunk: Chunk, pair: GaPair | None) -> Question:
     found = locate(entry.quote, chunk.text) if entry.quote else None
     start, end = (chunk.start + found[0], chunk.start + found[1]) if found else (None, None)
-    return Question(text=entry.question.strip(), ordinal=ordinal, evidence_start=start, evidence_end=end)
+    return Question(
+        text=entry.question.strip(), ordinal=ordinal, evidence_start=start, evidence_end=end,
+        genre=pair.genre if pair else None, audience=pair.audience if pair else None,
+    )  # fmt: skip
 
 
 def _notes(wanted: int, returned: int, dropped: Counter[str], unplaced: int) -> dict[str, object]:

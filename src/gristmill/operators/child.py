@@ -6,9 +6,8 @@ import importlib
 import json
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel
 
 from gristmill.data.blobs import Blobs
 from gristmill.data.kinds import canonical_json, kind_of
@@ -16,7 +15,8 @@ from gristmill.engine import child
 from gristmill.llm.model import Answer, Binding, Request
 from gristmill.llm.structured import Asker
 from gristmill.operators import protocol
-from gristmill.operators.operator import Context, Operator, find_operator, load_file, parse_body, run_operator
+from gristmill.operators.calling import parse_body, run_operator
+from gristmill.operators.operator import Context, Operator, find_operator, load_file
 
 
 class RemoteModel:
@@ -59,18 +59,19 @@ async def perform(message: dict[str, Any]) -> dict[str, Any]:
     notes: dict[str, Any] = {}
     try:
         made = load_operator(message)
-        inputs = [parse_body((made.input_type,), kind, body) for kind, body in message["inputs"]]
-        ancestors: dict[str, BaseModel] = {
-            name: parse_body((made.ancestor_types[name],), kind, body)
-            for name, (kind, body) in message["ancestors"].items()
+        inputs = [parse_body(made.input_types, kind, body) for kind, body in message["inputs"]]
+        ancestors = {
+            name: [parse_body((made.ancestors[name].type,), kind, body) for kind, body in found]
+            for name, found in message["ancestors"].items()
         }
         about = message["context"]
         model = None
         if about["model"]:
             model = Asker(RemoteModel(about["model"]), notes=notes, task=about["task"], run=about["run"])
         ctx = Context(
-            blobs=Blobs(about["blobs"]), model=model, language=about["language"], attempt=about["attempt"],
+            blobs=Blobs(about["blobs"], level=about.get("level")), model=model, language=about["language"], attempt=about["attempt"],
             fence=about["fence"], idempotency_key=about["idempotency_key"], notes=notes,
+            prompts=Path(about["prompts"]) if about.get("prompts") else None, services=about.get("services", {}),
         )  # fmt: skip
         produced = await run_operator(made, inputs, ancestors, message["options"], ctx, threads=False)
         result = [[kind_of(p.body), protocol.body_to_json(p.body), p.parents] for p in produced]

@@ -10,6 +10,7 @@ from gristmill.data.kinds import Heading, Page
 # Everything below U+0020 but tab and line feed, the delete character, and the two "not a character" code points that
 # PDF fonts produce. They mean nothing in a text, and NUL cannot be stored in PostgreSQL at all.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff]")
+DATA_URL = re.compile(r"data:image/([\w.+-]{1,40});base64,([A-Za-z0-9+/=\s]+)", re.I)
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -58,6 +59,11 @@ class Assembly:
     def finish(self, title: str | None) -> Extract:
         text = "".join(self.parts) + ("\n" if self.parts else "")
         return Extract(text, title, tuple(self.pages), tuple(self.headings))
+
+
+def without_data_urls(text: str) -> str:
+    """The text with pictures that are written into it taken out; what they are called stays."""
+    return DATA_URL.sub(lambda found: f"picture.{found.group(1).partition('+')[0].lower()}", text)
 
 
 def storable(text: str) -> str:

@@ -15,13 +15,14 @@ import posixpath
 import re
 import zipfile
 import zlib
+from collections import Counter
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from gristmill.data.media import EPUB, HTML
 from gristmill.errors import InputError
 from gristmill.operators import documents_text
-from gristmill.operators.documents_extract import Extract, printable
+from gristmill.operators.documents_extract import Extract, printable, without_data_urls
 from gristmill.operators.documents_kreuzberg import damaged, extract, locked
 from gristmill.operators.documents_outline import compact_tables, outline
 
@@ -34,14 +35,23 @@ RULE = re.compile(r"<hr\b[^>]*>", re.I)
 CODE = re.compile(r"(<pre\b[^>]*>)(.*?)(</pre\s*>)", re.I | re.S)
 TAG_NAME = re.compile(r"</?[A-Za-z][A-Za-z0-9]*")
 TABLE_TAG = re.compile(r"<(/?)(table|thead|tbody|tfoot|tr|td|th)\b[^>]*>", re.I)
+DEPTH = 50  # kreuzberg loses without a word what is nested deeper than 60
+NESTED = re.compile(r"<(/?)(?:div|span|section|article|main|table|tbody|tr|td|ul|ol|blockquote|font|b|i|em|strong|a|form|center)\b", re.I)  # noqa: E501  # fmt: skip
+BOXES = re.compile(r"</?(?:div|section|article|main|form|center|blockquote)\b[^>]*>", re.I)
+WRAPPERS = re.compile(r"</?(?:span|font|b|i|em|strong)\b[^>]*>", re.I)
+TAG = re.compile(r"<[^>]*>")
 DRAWING = re.compile(r"<(svg|math)\b.*?</\1\s*>", re.I | re.S)
 ENTITIES = re.compile(rb"<!(?:DOCTYPE[^>\[]*\[|ENTITY)", re.I)
 
 
 def read_html(data: bytes, name: str) -> Extract:
-    """Raises P203 (damaged) and P205 (no text)."""
-    page = _decode(data, name)
+    """Raises P203 (damaged), P205 (no text) and P209 (nested too deep)."""
+    page = without_data_urls(_decode(data, name))
     text = _markdown(page, name)
+    if _depth(page) > DEPTH and _misses(page, text):
+        text = _markdown(WRAPPERS.sub(" ", BOXES.sub("<p></p>", page)), name)
+        if _misses(page, text):
+            raise InputError(f"{name} is nested too deep: a part of its text cannot be reached", code="P209")
     if not text.strip():
         raise InputError(
             f"no text was found in {name}; pages that are built by a script hold none until they run in a browser",
@@ -65,6 +75,22 @@ def read_epub(data: bytes, name: str) -> Extract:
         raise InputError(f"no text was found in {name}", code="P205")
     text += "\n"
     return Extract(text, title, headings=outline(text))
+
+
+def _depth(page: str) -> int:
+    """How deep elements that have to be closed are nested, at least."""
+    depth = deepest = 0
+    for found in NESTED.finditer(page):
+        depth = max(0, depth - 1) if found.group(1) else depth + 1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _misses(page: str, text: str) -> bool:
+    """Whether a good part of the page's words are not in the text."""
+    wanted = Counter(re.findall(r"\w+", html.unescape(TAG.sub(" ", LOOSE.sub("", HEAD.sub("", page))))))
+    missing = wanted - Counter(re.findall(r"\w+", text))
+    return missing.total() > 0.05 * wanted.total()
 
 
 def _markdown(page: str, name: str) -> str:

@@ -6,6 +6,7 @@ about the file and by the few words that are stable.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from gristmill.errors import InputError
@@ -13,7 +14,9 @@ from gristmill.errors import InputError
 PAGE_MARK = "\ue000"  # a private character around page numbers: no text holds it, no Markdown writer escapes it
 
 
-def extract(data: bytes, media_type: str, name: str, *, output: str = "markdown", structure: bool = False) -> Any:
+def extract(
+    data: bytes, media_type: str, name: str, *, output: str = "markdown", structure: bool = False, images: Any = None
+) -> Any:  # fmt: skip
     """kreuzberg's result. Raises P202 for a password, P203 for everything else that it cannot read."""
     import kreuzberg
 
@@ -22,6 +25,7 @@ def extract(data: bytes, media_type: str, name: str, *, output: str = "markdown"
         enable_quality_processing=False,  # it rewrites white space, and with it code and tables
         output_format=output,
         include_document_structure=structure,
+        images=images,
         pages=kreuzberg.PageConfig(
             extract_pages=True, insert_page_markers=not structure,
             marker_format=f"\n\n{PAGE_MARK}{{page_num}}{PAGE_MARK}\n\n",
@@ -43,6 +47,16 @@ def extract(data: bytes, media_type: str, name: str, *, output: str = "markdown"
         if type(error).__name__ != "PanicException":
             raise
         raise damaged(name, media_type) from error
+
+
+def pictures_of_pdf(data: bytes, name: str) -> Iterator[tuple[str, int | None, bytes]]:
+    """(name, page, bytes) of every picture on the pages. Raises as `extract` does."""
+    import kreuzberg
+
+    result = extract(data, "application/pdf", name, images=kreuzberg.ImageExtractionConfig(extract_images=True))
+    for number, image in enumerate(result.images or (), start=1):
+        page = image.get("page_number")
+        yield f"picture-{number}.{image.get('format') or 'bin'}", page, bytes(image["data"])
 
 
 def locked(name: str) -> InputError:

@@ -83,6 +83,16 @@ def _slide_parts(archive: zipfile.ZipFile) -> list[str]:
     return [by_id[key] for key in order if key in by_id]
 
 
+def slides_of_media(archive: zipfile.ZipFile) -> dict[str, int]:
+    """For each picture of a presentation the first slide that shows it, from 1."""
+    found: dict[str, int] = {}
+    for number, part in enumerate(_slide_parts(archive), start=1):
+        for kind, target in _relations(archive, part).values():
+            if kind == "image":
+                found.setdefault(target, number)
+    return found
+
+
 def _note(archive: zipfile.ZipFile, slide: str) -> str:
     part = next((target for kind, target in _relations(archive, slide).values() if kind == "notesSlide"), None)
     if part is None:

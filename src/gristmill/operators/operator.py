@@ -3,29 +3,31 @@
     @operator("shout", version=1)
     async def shout(chunk: Chunk, ctx: Context, mark: str = "!") -> list[Note]: ...
 
-The first parameter is the input (`list[T]` for a barrier, which sees everything the step before it made). `ctx` is the
-`Context`. Other parameters annotated with a record kind are filled with the nearest ancestor of that kind; all that
-remain are options, set by `shout.using(mark="?")` and checked against their annotations.
+The first parameter is the input (`list[T]` for a barrier, which sees everything the step before it made; `A | B` takes
+both kinds). `ctx` is the `Context`. Other parameters annotated with a record kind are filled with the nearest ancestor
+of that kind; of the built-in kinds `Kind | None` may be missing, and `list[Kind]` gets all of them. All that remain are
+options, set by `shout.using(mark="?")` and checked against their annotations.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import os
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from gristmill.data.kinds import kind_of
+from gristmill.data.kinds import Body, kind_of
 from gristmill.engine.child_limits import Limits
 from gristmill.engine.targets import load_script
-from gristmill.engine.threads import bearable, in_thread
 from gristmill.errors import UsageError, WorkflowError
+from gristmill.llm.prompt import Prompt, load_prompt
 
 T = TypeVar("T", bound=BaseModel)
 Output = TypeVar("Output")
@@ -64,12 +66,30 @@ class Context:
 
     blobs: BlobStore
     model: Any = None
+    index: Any = None  # `Entries` of the step's search index
     language: str = "en"
     attempt: int = 1
     fence: int = 0
     idempotency_key: str = ""
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("gristmill.operator"))
     notes: dict[str, Any] = field(default_factory=dict)  # what the attempt should remember, at most 4 KiB of JSON
+    prompts: Path | None = None  # folder of the project's own prompts
+    services: Mapping[str, str] = field(default_factory=dict)  # addresses of other servers by name: "docling"
+
+    def prompt(self, name: str, **offered: Any) -> Prompt:
+        """The prompt of that name in the run's language, the project's own before the built-in one. It takes of
+        `offered` what it uses. Raises `UsageError` for a name that does not exist, or a field that is not offered."""
+        template = load_prompt(name, self.language, folder=self.prompts)
+        return template.render(**{name: offered[name] for name in template.fields if name in offered})
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """A parameter that is filled with what the input came from: the nearest of a kind, or all of them."""
+
+    kind: str
+    type: type[BaseModel]
+    how: Literal["one", "maybe", "all"] = "one"
 
 
 @dataclass(frozen=True)
@@ -79,10 +99,8 @@ class Operator:
     name: str
     version: int
     function: Callable[..., Any]
-    input_kind: str
-    input_type: type[BaseModel]
-    ancestors: Mapping[str, str]  # parameter name -> kind
-    ancestor_types: Mapping[str, type[BaseModel]]
+    input_types: tuple[type[BaseModel], ...]  # one, or those of `A | B`
+    ancestors: Mapping[str, Ancestor]  # by parameter name
     context_parameter: str | None
     options_model: type[BaseModel]
     output_types: tuple[type[BaseModel], ...]
@@ -99,6 +117,10 @@ class Operator:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
+
+    @property
+    def input_kinds(self) -> tuple[str, ...]:
+        return tuple(kind_of(cls) for cls in self.input_types)
 
     def using(self, **options: Any) -> StepSpec:
         """This operator as a step, with options. Raises `WorkflowError` for an option it does not have."""
@@ -255,26 +277,25 @@ def _describe(
 ) -> Operator:  # fmt: skip
     hints = typing.get_type_hints(function, include_extras=True)  # ranges of options live in Annotated
     signature = inspect.signature(function)
-    input_type: type[BaseModel] | None = None
+    input_types: tuple[type[BaseModel], ...] = ()
     context_parameter = None
-    ancestor_types: dict[str, type[BaseModel]] = {}
+    ancestors: dict[str, Ancestor] = {}
     options: dict[str, Any] = {}
     for parameter in signature.parameters.values():
         annotation: Any = hints.get(parameter.name)
         if annotation is Context:
             context_parameter = parameter.name
-        elif input_type is None:
-            input_type = _record_type(annotation, barrier, name)
-        elif _is_body(annotation):
-            ancestor_types[parameter.name] = annotation
+        elif not input_types:
+            input_types = _record_types(annotation, barrier, name)
+        elif (ancestor := _ancestor(annotation)) is not None:
+            ancestors[parameter.name] = ancestor
         else:
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
             options[parameter.name] = (annotation if annotation is not None else Any, default)
-    if input_type is None:
+    if not input_types:
         raise UsageError(f'operator "{name}" takes no input record')
     return Operator(
-        name=name, version=version, function=function, input_kind=kind_of(input_type), input_type=input_type,
-        ancestors={key: kind_of(cls) for key, cls in ancestor_types.items()}, ancestor_types=ancestor_types,
+        name=name, version=version, function=function, input_types=input_types, ancestors=ancestors,
         context_parameter=context_parameter,
         options_model=create_model(f"{name}_options", __config__=ConfigDict(extra="forbid"), **options),
         output_types=_outputs(hints.get("return"), name), pool=pool, attempts=attempts, timeout=timeout,
@@ -287,13 +308,30 @@ def _is_body(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _record_type(annotation: Any, barrier: bool, name: str) -> type[BaseModel]:
+def _ancestor(annotation: Any) -> Ancestor | None:
+    """What a parameter asks for; None for an option. A list, or what may be missing, has to be of a built-in kind (or
+    one made from `Body`): options may be lists of models too."""
+    if _is_body(annotation):
+        return Ancestor(kind_of(annotation), annotation)
+    parts = typing.get_args(annotation)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType) and len(parts) == 2 and type(None) in parts:
+        inner, how = next(part for part in parts if part is not type(None)), "maybe"
+    elif typing.get_origin(annotation) is list and len(parts) == 1:
+        inner, how = parts[0], "all"
+    else:
+        return None
+    kind = isinstance(inner, type) and issubclass(inner, Body) and bool(inner.kind)
+    return Ancestor(kind_of(inner), inner, typing.cast(Any, how)) if kind else None
+
+
+def _record_types(annotation: Any, barrier: bool, name: str) -> tuple[type[BaseModel], ...]:
     wanted: Any = annotation
     if barrier:
         inner = typing.get_args(annotation)
         wanted = inner[0] if typing.get_origin(annotation) in (list, Sequence) and inner else None
-    if isinstance(wanted, type) and issubclass(wanted, BaseModel):
-        return wanted
+    several = typing.get_args(wanted) if typing.get_origin(wanted) in (typing.Union, types.UnionType) else (wanted,)
+    if all(_is_body(part) for part in several):
+        return several
     needed = "list[SomeModel]" if barrier else "a pydantic model"
     raise UsageError(f'operator "{name}": annotate its first parameter with {needed}')
 
@@ -311,67 +349,3 @@ def _outputs(annotation: Any, name: str) -> tuple[type[BaseModel], ...]:
     if not found:
         raise UsageError(f'operator "{name}": annotate what it returns, for example -> list[Question]')
     return tuple(found)
-
-
-@dataclass(frozen=True, slots=True)
-class Produced:
-    """One output as the engine saves it: `parents` are positions in the list of inputs."""
-
-    body: BaseModel
-    parents: tuple[int, ...]
-
-
-async def run_operator(
-    made: Operator, inputs: Sequence[BaseModel], ancestors: Mapping[str, BaseModel],
-    options: Mapping[str, Any], ctx: Context, *, threads: bool = True,
-) -> list[Produced]:  # fmt: skip
-    """Calls the operator and checks what it returned. A plain `def` runs in a thread; without `threads` right here."""
-    kwargs: dict[str, Any] = dict(made.options_model.model_validate(dict(options)))
-    kwargs.update(ancestors)
-    if made.context_parameter is not None:
-        kwargs[made.context_parameter] = ctx
-    given = list(inputs) if made.barrier else inputs[0]
-    if inspect.iscoroutinefunction(made.function):
-        result = await _awaited(made.function(given, **kwargs), threads)
-    elif threads:
-        result = await in_thread(made.function, given, **kwargs)
-    else:
-        result = made.function(given, **kwargs)
-    return _collect(made, result, len(inputs))
-
-
-async def _awaited(coroutine: Any, in_worker: bool) -> Any:
-    """A native extension that panics raises what is no `Exception`; inside of a worker it is the task's own failure."""
-    try:
-        return await coroutine
-    except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        if not in_worker:
-            raise
-        raise bearable(error) from error
-
-
-def _collect(made: Operator, result: Any, inputs: int) -> list[Produced]:
-    if result is None:
-        return []
-    everything = tuple(range(inputs))
-    produced: list[Produced] = []
-    for entry in result if isinstance(result, list | tuple) else [result]:
-        body, parents = (entry.body, entry.parents) if isinstance(entry, Derived) else (entry, everything)
-        if not isinstance(body, made.output_types):
-            wanted = " or ".join(cls.__name__ for cls in made.output_types)
-            raise UsageError(f'operator "{made.name}" returned {type(body).__name__}, it declares {wanted}')
-        if any(not 0 <= position < inputs for position in parents):
-            raise UsageError(f'operator "{made.name}" named a parent outside of its {inputs} inputs')
-        produced.append(Produced(body, tuple(parents)))
-    return produced
-
-
-def parse_body(types: Sequence[type[BaseModel]], kind: str, text: str) -> BaseModel:
-    """A stored body back as its type; raises `UsageError` when no type in `types` has that kind."""
-    for cls in types:
-        if kind_of(cls) == kind:
-            adapter: TypeAdapter[BaseModel] = TypeAdapter(cls)
-            return adapter.validate_json(text)
-    raise UsageError(f'no type for a record of kind "{kind}"')

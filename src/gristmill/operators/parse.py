@@ -1,7 +1,8 @@
 """The operator `parse`: a file becomes a text.
 
 Markdown and plain text pass through unchanged but for their encoding and line ends. PDF, HTML, EPUB and the Office
-formats become Markdown. Nothing is downloaded, and nothing is recognised from pictures.
+formats become Markdown. Nothing is downloaded, and nothing is recognised from pictures, unless a docling-serve is asked
+to.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import io
 import zipfile
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from typing_extensions import TypeAliasType
 
-from gristmill.data.kinds import Document, Source
+from gristmill.data.kinds import Document, Image, Source
 from gristmill.data.media import (
     DOCX,
     EPUB,
+    EXTENSIONS,
     HTML,
     MARKDOWN,
     OLE,
@@ -31,31 +33,45 @@ from gristmill.data.media import (
 )
 from gristmill.errors import InputError
 from gristmill.operators import documents_text
-from gristmill.operators.documents_extract import Extract
-from gristmill.operators.documents_kreuzberg import damaged, locked
+from gristmill.operators.documents_extract import Extract, printable, without_data_urls
+from gristmill.operators.documents_kreuzberg import damaged, extract, locked
 from gristmill.operators.documents_outline import front_title, outline
 from gristmill.operators.operator import Context, operator
 
 MAX_BYTES = 300_000_000
+MAX_PIXELS = 64_000_000
 BOMB_RATIO = 100  # times; text in a zip archive shrinks 3 to 20 times
 BOMB_BYTES = 1024**3  # what the members may hold together before the ratio is looked at
 SUPPORTED = "Markdown, plain text (txt, rst, csv, json, yaml), HTML, PDF, DOCX, PPTX, XLSX and EPUB"
 OLD_OFFICE = {".doc": "Word", ".xls": "Excel", ".ppt": "PowerPoint"}
 
-# Under a name of its own, so that the bounds survive typing.get_type_hints, which drops a bare Annotated.
+# Under names of their own, so that the bounds survive typing.get_type_hints, which drops a bare Annotated.
+Backend = Literal["auto", "text", "kreuzberg", "docling"]
+Pages = TypeAliasType("Pages", Annotated[int, Field(ge=1)])
 Bytes = TypeAliasType("Bytes", Annotated[int, Field(ge=1)])
 
 
 @operator("parse", version=1, pool="parse", isolate=True, timeout=600)
-async def parse(source: Source, ctx: Context, max_bytes: Bytes = MAX_BYTES) -> Document:
+async def parse(
+    source: Source, ctx: Context, max_bytes: Bytes = MAX_BYTES, backend: Backend = "auto", images: bool = False,
+    docling_pages: Pages = 50,
+) -> list[Document | Image]:  # fmt: skip
     """Reads a source and stores its text as a blob in UTF-8 with LF line ends.
 
-    `max_bytes` is the largest file that is read (default 300 MB). Raises `InputError`:
+    `max_bytes` is the largest file that is read (default 300 MB). `backend`: "text" takes any file as plain text;
+    "kreuzberg" reads on this machine, also RTF, XML and a few more; "docling" sends what is no plain text to a
+    docling-serve (setting `docling_url`), PDFs in ranges of `docling_pages` pages; "auto" takes "text" for texts and
+    "kreuzberg" for the rest. Another backend makes another document; the old one stays. With `images` the pictures
+    inside of documents come out too, and files that are pictures (PNG, JPEG, WebP, GIF, BMP; at least 16 pixels).
 
-    P201 the file is empty                      P205 it holds no text (a scan, a picture in a DOCX)
-    P202 it is protected by a password          P206 it is larger than `max_bytes`
-    P203 it is damaged                          P207 it is named like a text, but its content is binary
-    P204 its type is not supported              P208 it is an archive that unpacks to a thousand times its size
+    Raises `InputError`:
+
+    P201 the file is empty                      P207 it is named like a text, but its content is binary
+    P202 it is protected by a password          P208 it is an archive that unpacks to a hundred times its size
+    P203 it is damaged                          P209 it is nested too deep
+    P204 its type is not supported              P210 docling could not read it
+    P205 it holds no text (a scan)              P211 no docling-serve is named, or it refuses us
+    P206 it is larger than `max_bytes`          P241 pictures need the package Pillow
     """
     if source.size > max_bytes:
         raise too_large(source.name, source.size, max_bytes)
@@ -64,18 +80,64 @@ async def parse(source: Source, ctx: Context, max_bytes: Bytes = MAX_BYTES) -> D
         raise InputError(f"{source.name} is empty (0 bytes)", code="P201")
     if len(data) > max_bytes:
         raise too_large(source.name, len(data), max_bytes)
-    # In a thread, so that the process that runs this goes on answering while a long PDF is read
-    media_type, backend, made = await asyncio.to_thread(read_document, source.name, data)
-    return Document(
+    media_type = media_type_of_bytes(source.name, data)
+    pictures = await _images(source, data, media_type, ctx) if images else []
+    if media_type.startswith("image/") and images and backend != "docling":
+        if not pictures:
+            raise unsupported(source.name, media_type)
+        return pictures
+    try:
+        if backend == "docling" and media_type not in TEXT_TYPES:
+            from gristmill.operators.documents_docling import read_docling
+
+            url = ctx.services.get("docling")
+            used, made = "docling", await read_docling(url, data, media_type, source.name, docling_pages)
+        else:
+            # In a thread, so that the process that runs this goes on answering while a long PDF is read
+            media_type, used, made = await asyncio.to_thread(read_document, source.name, data, backend)
+    except InputError as error:
+        if error.code == "P205" and pictures:  # a scan: its pages are what there is
+            return pictures
+        raise
+    if images and media_type == MARKDOWN:
+        made = await asyncio.to_thread(_without_pictures, made)
+    document = Document(
         text_blob=await ctx.blobs.write(made.text.encode()), characters=len(made.text), media_type=media_type,
-        title=made.title, pages=made.pages, headings=made.headings, backend=backend,
+        title=made.title, pages=made.pages, headings=made.headings, backend=used,
     )  # fmt: skip
+    return [document, *pictures]
 
 
-def read_document(name: str, data: bytes) -> tuple[str, str, Extract]:
+async def _images(source: Source, data: bytes, media_type: str, ctx: Context) -> list[Document | Image]:
+    from gristmill.operators.documents_images import Embedded, embedded_images
+    from gristmill.operators.pictures import read_picture
+
+    if media_type.startswith("image/"):
+        own = await asyncio.to_thread(read_picture, data, source.name, MAX_PIXELS)
+        found = [Embedded(own, "", None)]
+    else:
+        found, left_out = await asyncio.to_thread(embedded_images, data, media_type, source.name)
+        if left_out:
+            ctx.notes["pictures_left_out"] = left_out
+    return [
+        Image(
+            blob=await ctx.blobs.write(one.picture.data), media_type=one.picture.media_type, width=one.picture.width,
+            height=one.picture.height, name="/".join(filter(None, (source.name, one.name))), page=one.page,
+            perceptual_hash=one.picture.perceptual_hash,
+        )
+        for one in found
+    ]  # fmt: skip
+
+
+def _without_pictures(made: Extract) -> Extract:
+    text = without_data_urls(made.text)
+    return made if text == made.text else Extract(text, made.title, headings=outline(text))
+
+
+def read_document(name: str, data: bytes, backend: Backend = "auto") -> tuple[str, str, Extract]:
     """The media type, the backend that read it, and the text with its maps; errors as in `parse`."""
     media_type = media_type_of_bytes(name, data)
-    if media_type in TEXT_TYPES:
+    if backend == "text" or (media_type in TEXT_TYPES and backend != "kreuzberg"):
         return media_type, "text", _read_text(name, data, media_type)
     if media_type == OLE:
         raise _ole(name, data)
@@ -92,7 +154,20 @@ def read_document(name: str, data: bytes) -> tuple[str, str, Extract]:
         return media_type, "kreuzberg", read_html(data, name)
     if media_type in (DOCX, PPTX, XLSX, EPUB):
         return media_type, "kreuzberg", _read_archive(name, data, media_type)
+    if backend == "kreuzberg" and media_type != UNKNOWN and not media_type.startswith("image/"):
+        return media_type, "kreuzberg", _read_other(name, data, media_type)
     raise unsupported(name, media_type)
+
+
+def _read_other(name: str, data: bytes, media_type: str) -> Extract:
+    """What kreuzberg reads beside the formats that are looked after here."""
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        _check_archive(name, data, media_type)
+    text = printable(extract(data, media_type, name).content)
+    if not text.strip():
+        raise InputError(f"no text was found in {name}", code="P205")
+    headings = outline(text)
+    return Extract(text, next((one.title for one in headings if one.level == 1), None), headings=headings)
 
 
 def _read_text(name: str, data: bytes, media_type: str) -> Extract:
@@ -157,7 +232,7 @@ def unsupported(name: str, media_type: str) -> InputError:
         return InputError(
             f"{name} is an image ({media_type}); this workflow reads text", code="P204", hint=f"it reads {SUPPORTED}"
         )
-    if suffix in (".txt", ".md", ".markdown", ".rst", ".csv", ".log", ".json", ".yaml"):
+    if EXTENSIONS.get(suffix) in TEXT_TYPES:
         return documents_text.not_text(name)
     if suffix in OLD_OFFICE:
         return _old_office(name, suffix)

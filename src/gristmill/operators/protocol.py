@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from gristmill.data.kinds import BODY_LIMIT, canonical_json, kind_of
 from gristmill.engine import carried
 from gristmill.errors import InputError
-from gristmill.llm.model import Answer, Message, Request, UnusableAnswer, Usage
+from gristmill.llm.model import Answer, Image, Message, Request, Text, UnusableAnswer, Usage
 
 LINE_LIMIT = 64 * 1024 * 1024  # bytes of one message; a body is at most 1 MiB, a barrier's inputs are many
 
@@ -40,7 +40,7 @@ def body_to_json(body: BaseModel) -> str:
 
 def request_to_json(request: Request) -> dict[str, Any]:
     return {
-        "messages": [[m.role, m.content] for m in request.messages],
+        "messages": [[m.role, _content_to_json(m)] for m in request.messages],
         "schema": request.schema, "schema_name": request.schema_name, "parameters": dict(request.parameters),
         "sample": request.sample, "attempt": request.attempt, "prompt": request.prompt,
         "fields": dict(request.fields), "task": request.task, "run": request.run,
@@ -48,8 +48,23 @@ def request_to_json(request: Request) -> dict[str, Any]:
 
 
 def request_from_json(plain: dict[str, Any]) -> Request:
-    messages = tuple(Message(role, content) for role, content in plain.pop("messages"))
+    messages = tuple(Message(role, _content_from_json(content)) for role, content in plain.pop("messages"))
     return Request(messages=messages, **plain)
+
+
+def _content_to_json(message: Message) -> str | list[list[str]]:
+    if isinstance(message.content, str):
+        return message.content
+    return [
+        [part.text] if isinstance(part, Text) else [part.media_type, base64.b64encode(part.data).decode()]
+        for part in message.content
+    ]
+
+
+def _content_from_json(content: str | list[list[str]]) -> str | tuple[Text | Image, ...]:
+    if isinstance(content, str):
+        return content
+    return tuple(Text(part[0]) if len(part) == 1 else Image(base64.b64decode(part[1]), part[0]) for part in content)
 
 
 def answer_to_json(answer: Answer) -> dict[str, Any]:
@@ -58,13 +73,14 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
         "text": answer.text, "model": answer.model, "finish_reason": answer.finish_reason,
         "usage": [usage.input, usage.output, usage.cached, usage.reasoning],
         "raw": base64.b64encode(answer.raw).decode(), "from_ledger": answer.from_ledger,
+        "reasoning": answer.reasoning,
     }  # fmt: skip
 
 
 def answer_from_json(plain: dict[str, Any]) -> Answer:
     return Answer(
         text=plain["text"], model=plain["model"], finish_reason=plain["finish_reason"], usage=Usage(*plain["usage"]),
-        raw=base64.b64decode(plain["raw"]), from_ledger=plain["from_ledger"],
+        raw=base64.b64decode(plain["raw"]), from_ledger=plain["from_ledger"], reasoning=plain["reasoning"],
     )  # fmt: skip
 
 

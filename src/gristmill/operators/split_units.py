@@ -1,14 +1,12 @@
 """How `split` cuts: units that stay whole, and the packing of units into spans.
 
 Long prose is cut by `semantic-text-splitter` (headings, blocks, sentences, words, and never inside of what a reader
-sees as one character). What it does not know is decided here: headings stay with their text, tables and code stay
-whole.
+sees as one character), or by `split_marks` where tokens are counted. What they do not know is decided here: headings
+stay with their text, tables and code stay whole. All lengths are the ruler's.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +14,10 @@ from dataclasses import dataclass
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from gristmill.operators.documents_outline import Block, blocks
+from gristmill.operators.split_marks import PROSE, SENTENCE, SPACE, Mark, continues, cut
+from gristmill.operators.split_ruler import Ruler
 
 OVERSIZE = 4  # times the size: what a table or code may be long and still stay whole
-SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n")
-SPACE = re.compile(r"\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +30,33 @@ class Span:
     protected: bool = False
 
 
-def units_of_text(text: str, capacity: int) -> list[Span]:
-    return _trimmed(text, _cut_prose(text, 0, len(text), capacity, markdown=False))
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A text, how it is measured, the `size` of a chunk and the `capacity` that overlap leaves of it."""
+
+    text: str
+    ruler: Ruler
+    size: int
+    capacity: int
+
+    def length(self, start: int, end: int) -> int:
+        return self.ruler.length(start, end)
 
 
-def units_of_markdown(text: str, headings: Sequence[int], size: int, capacity: int) -> list[Span]:
+def units_of_text(of: Measure, start: int = 0, end: int | None = None) -> list[Span]:
+    """Prose: paragraphs, sentences, words."""
+    stop = len(of.text) if end is None else end
+    return _trimmed(of.text, _cut_prose(of, start, stop, of.capacity, markdown=False))
+
+
+def units_at_marks(of: Measure, marks: Sequence[Mark]) -> list[Span]:
+    """Pieces between marks, the coarsest that fit."""
+    return _trimmed(of.text, cut(of.text, of.ruler, (0, len(of.text)), of.capacity, marks))
+
+
+def units_of_markdown(of: Measure, headings: Sequence[int]) -> list[Span]:
     """`headings` are the offsets where headings start; everything else is seen by parsing the text."""
+    text = of.text
     units: list[Span] = []
     pending: int | None = None  # where the headings start that wait for something to stand above
     for block in _blocks_at(text, headings):
@@ -46,10 +65,10 @@ def units_of_markdown(text: str, headings: Sequence[int], size: int, capacity: i
             continue
         if not text[block.start : block.end].strip():
             continue
-        units.extend(_units_of_block(text, block, pending, size, capacity))
+        units.extend(_units_of_block(of, block, pending))
         pending = None
     if pending is not None:  # headings with nothing below them at the very end
-        units.extend(_trimmed(text, _cut_prose(text, pending, len(text), capacity, markdown=True), heads=True))
+        units.extend(_trimmed(text, _cut_prose(of, pending, len(text), of.capacity, markdown=True), heads=True))
     return units
 
 
@@ -79,61 +98,63 @@ def _underlined(text: str, block: Block) -> bool:
     return len(lines) > 1 and not lines[-1].strip(" \t=-") and not lines[0].lstrip().startswith("#")
 
 
-def _units_of_block(text: str, block: Block, pending: int | None, size: int, capacity: int) -> list[Span]:
+def _units_of_block(of: Measure, block: Block, pending: int | None) -> list[Span]:
     """A block as one unit with the headings above it if that fits, else as several."""
     start = block.start if pending is None else pending
     heads = pending is not None
-    whole = _trim(text, start, block.end)
-    length = whole[1] - whole[0]
-    if length <= capacity or (block.protected and size < length <= OVERSIZE * size):
+    whole = _trim(of.text, start, block.end)
+    length = of.length(*whole)
+    if length <= of.capacity or (block.protected and of.size < length <= OVERSIZE * of.size):
         return [Span(*whole, heads=heads, protected=block.protected)]
-    if block.protected and length <= size:  # fits but for the room that overlap takes; it will not get any
+    if block.protected and length <= of.size:  # fits but for the room that overlap takes; it will not get any
         return [Span(*whole, heads=heads, protected=True)]
-    room = capacity - (block.start - start)
-    if room < capacity // 2:  # headings as long as a paragraph are cut like one
-        pieces = _cut_prose(text, start, block.start, capacity, markdown=True)
-        pieces += _pieces(text, block, capacity, capacity)
+    room = of.capacity - of.length(start, block.start)
+    if room < of.capacity // 2:  # headings as long as a paragraph are cut like one
+        pieces = _cut_prose(of, start, block.start, of.capacity, markdown=True)
+        pieces += _pieces(of, block, of.capacity)
     else:
-        pieces = _pieces(text, block, room, capacity)
+        pieces = _pieces(of, block, room)
         pieces[0] = (start, pieces[0][1])
-    return _trimmed(text, pieces, heads=heads)
+    return _trimmed(of.text, pieces, heads=heads)
 
 
-def _pieces(text: str, block: Block, first: int, capacity: int) -> list[tuple[int, int]]:
-    """A long block in pieces; the first one takes at most `first` characters, for it has a heading above it."""
+def _pieces(of: Measure, block: Block, first: int) -> list[tuple[int, int]]:
+    """A long block in pieces; the first one takes at most `first`, for it has a heading above it."""
     if block.protected:
-        return _cut_lines(text, block, first, capacity)
-    if first == capacity:
-        return _cut_prose(text, block.start, block.end, capacity, markdown=True)
-    start, end = _cut_prose(text, block.start, block.end, max(first, 1), markdown=True)[0]
-    return [(start, end), *_cut_prose(text, end, block.end, capacity, markdown=True)]
+        return _cut_lines(of, block, first)
+    if first == of.capacity:
+        return _cut_prose(of, block.start, block.end, of.capacity, markdown=True)
+    start, end = _cut_prose(of, block.start, block.end, max(first, 1), markdown=True)[0]
+    return [(start, end), *_cut_prose(of, end, block.end, of.capacity, markdown=True)]
 
 
-def _cut_lines(text: str, block: Block, first: int, capacity: int) -> list[tuple[int, int]]:
+def _cut_lines(of: Measure, block: Block, first: int) -> list[tuple[int, int]]:
     """Whole lines as long as they fit; a line that is too long by itself is cut like prose."""
     pieces: list[tuple[int, int]] = []
     start, limit = block.start, first
     line = block.start
     while line < block.end:
-        line_end = text.find("\n", line, block.end) + 1 or block.end
-        if line_end - start > limit and line > start:
+        line_end = of.text.find("\n", line, block.end) + 1 or block.end
+        if of.length(start, line_end) > limit and line > start:
             pieces.append((start, line))
-            start, limit = line, capacity
-        if line_end - start > limit:
-            pieces.extend(_cut_prose(text, start, line_end, limit, markdown=False))
-            start, limit = line_end, capacity
+            start, limit = line, of.capacity
+        if of.length(start, line_end) > limit:
+            pieces.extend(_cut_prose(of, start, line_end, limit, markdown=False))
+            start, limit = line_end, of.capacity
         line = line_end
     if start < block.end:
         pieces.append((start, block.end))
     return pieces
 
 
-def _cut_prose(text: str, start: int, end: int, capacity: int, *, markdown: bool) -> list[tuple[int, int]]:
+def _cut_prose(of: Measure, start: int, end: int, capacity: int, *, markdown: bool) -> list[tuple[int, int]]:
     """Consecutive ranges that together are [start, end); each of them is at most `capacity` long."""
-    if end - start <= capacity:
+    if of.length(start, end) <= capacity:
         return [(start, end)] if start < end else []
+    if not of.ruler.counts_characters:
+        return cut(of.text, of.ruler, (start, end), capacity, PROSE)
     splitter = MarkdownSplitter(capacity, trim=False) if markdown else TextSplitter(capacity, trim=False)
-    offsets = [start + offset for offset, _ in splitter.chunk_indices(text[start:end])]
+    offsets = [start + offset for offset, _ in splitter.chunk_indices(of.text[start:end])]
     return list(zip(offsets, [*offsets[1:], end], strict=True))
 
 
@@ -156,26 +177,26 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     return line, end
 
 
-def pack(text: str, units: Sequence[Span], capacity: int, minimum: int) -> list[Span]:
+def pack(of: Measure, units: Sequence[Span], minimum: int) -> list[Span]:
     """As many units as fit into each span; a new section starts a new span unless the one before is too small."""
     spans: list[Span] = []
     for unit in units:
         last = spans[-1] if spans else None
-        if last is not None and unit.end - last.start <= capacity and not (
-            unit.heads and last.end - last.start >= minimum
+        if last is not None and of.length(last.start, unit.end) <= of.capacity and not (
+            unit.heads and of.length(last.start, last.end) >= minimum
         ):  # fmt: skip
             spans[-1] = _joined(last, unit)
         else:
             spans.append(unit)
-    return _merge_small(spans, capacity, minimum)
+    return _merge_small(of, spans, minimum)
 
 
-def _merge_small(spans: Sequence[Span], capacity: int, minimum: int) -> list[Span]:
+def _merge_small(of: Measure, spans: Sequence[Span], minimum: int) -> list[Span]:
     """What is below the minimum goes to the span before it, or else to the one behind it, where there is room."""
     kept: list[Span] = []
     for span in spans:
-        if kept and span.end - kept[-1].start <= capacity and (
-            span.end - span.start < minimum or kept[-1].end - kept[-1].start < minimum
+        if kept and of.length(kept[-1].start, span.end) <= of.capacity and (
+            of.length(span.start, span.end) < minimum or of.length(kept[-1].start, kept[-1].end) < minimum
         ):  # fmt: skip
             kept[-1] = _joined(kept[-1], span)
         else:
@@ -187,18 +208,21 @@ def _joined(first: Span, second: Span) -> Span:
     return Span(first.start, second.end, heads=first.heads, protected=first.protected or second.protected)
 
 
-def overlapping(text: str, spans: Sequence[Span], units: Sequence[Span], overlap: int) -> list[Span]:
-    """Each span begins up to `overlap` characters earlier, at the start of a sentence or else of a word."""
+def overlapping(of: Measure, spans: Sequence[Span], units: Sequence[Span], overlap: int) -> list[Span]:
+    """Each span begins up to `overlap` earlier, at the start of a sentence or else of a word."""
     fixed = [unit for unit in units if unit.protected]
     ends = [unit.end for unit in fixed]
+    starts = {unit.start for unit in fixed}
     made: list[Span] = []
     for position, span in enumerate(spans):
-        if position == 0 or span.heads or (span.protected and span.start in {unit.start for unit in fixed}):
+        if position == 0 or span.heads or (span.protected and span.start in starts):
             made.append(span)
             continue
         before = bisect_right(ends, span.start) - 1
-        earliest = max(spans[position - 1].start + 1, span.start - overlap, ends[before] if before >= 0 else 0)
-        start = _good_start(text, earliest, span.start)
+        earliest = max(
+            spans[position - 1].start + 1, of.ruler.start(span.start, overlap), ends[before] if before >= 0 else 0
+        )
+        start = _good_start(of.text, min(earliest, span.start), span.start)
         made.append(Span(start, span.end, protected=span.protected))
     return made
 
@@ -210,17 +234,10 @@ def _good_start(text: str, earliest: int, latest: int) -> int:
             if region[found.end() :].strip():
                 return earliest + found.end() + _blank(region[found.end() :])
     start = earliest
-    while start < latest and _continues(text, start):
+    while start < latest and continues(text, start):
         start += 1
     return start + _blank(text[start:latest]) if text[start:latest].strip() else latest
 
 
 def _blank(text: str) -> int:
     return len(text) - len(text.lstrip())
-
-
-def _continues(text: str, position: int) -> bool:
-    """Whether cutting here would tear apart what a reader sees as one character."""
-    character = text[position]
-    joined = position > 0 and text[position - 1] == "\u200d"
-    return joined or character == "\u200d" or unicodedata.category(character) in ("Mn", "Me", "Mc")

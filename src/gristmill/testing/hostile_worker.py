@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ class HostilePerformer:
         return outcome
 
     async def save(self, connection: Any, finished: Sequence[tuple[Task, Outcome]]) -> Sequence[NewTask]:
-        return [replace(new, max_crashes=10_000) for new in await self.inner.save(connection, finished)]
+        return [new._replace(max_crashes=10_000) for new in await self.inner.save(connection, finished)]
 
     def _roll(self, what: str, task: Task) -> float:
         """From 0 to 1, the same for a task in every process and every run of the test."""

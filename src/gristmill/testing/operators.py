@@ -13,16 +13,18 @@ from gristmill.data.kinds import kind_of
 from gristmill.errors import InputError, UsageError
 from gristmill.llm.model import Answer, Binding, Model, Request
 from gristmill.llm.structured import Asker
-from gristmill.operators.operator import Context, Operator, StepSpec, run_operator
+from gristmill.operators.calling import run_operator
+from gristmill.operators.operator import Context, Operator, StepSpec
 
-Scripted = str | BaseModel | Mapping[str, Any] | list[Any] | Exception | Callable[[Request], Any]
+Scripted = str | Answer | BaseModel | Mapping[str, Any] | list[Any] | Exception | Callable[[Request], Any]
 
 
 class ScriptedModel:
     """A model that gives the answers of a list, one per call, and remembers what it was asked.
 
-    An answer is text, a pydantic object, a dict or a list (sent as JSON), an exception (raised), or a function from the
-    request to one of these. Text is taken as the model's own words, so `'Sure! [{"question": ...'` tests how broken
+    An answer is text, an `Answer` (with its reasoning), a pydantic object, a dict or a list (sent as JSON), an
+    exception (raised), or a function from the request to one of these. Text is taken as the model's own words, so
+    `'Sure! [{"question": ...'` tests how broken
     answers fare. Raises `UsageError` when it is asked more often than it has answers.
 
         model = ScriptedModel(["not JSON", [{"name": "Ada"}]])   # the second is the answer to the re-ask
@@ -46,7 +48,7 @@ class ScriptedModel:
             answer = answer(request)
         if isinstance(answer, Exception):
             raise answer
-        return Answer(_as_text(answer), "scripted")
+        return answer if isinstance(answer, Answer) else Answer(_as_text(answer), "scripted")
 
     async def close(self) -> None:
         return None
@@ -78,9 +80,9 @@ async def perform(
 ) -> list[BaseModel]:  # fmt: skip
     """Runs an operator once, as a worker would, and returns the bodies that it made.
 
-    `inputs` are the input (all inputs, for a barrier), then one body for each ancestor that the operator asks for, in
-    any order. `blobs` holds what the inputs refer to (default: empty). What the operator raises comes through as it is.
-    Raises `UsageError` when an input or an ancestor is missing.
+    `inputs` are the input (all inputs, for a barrier), then one body for each ancestor that the operator asks for (any
+    number where it asks for a list), in any order. `blobs` holds what the inputs refer to (default: empty). What the
+    operator raises comes through as it is. Raises `UsageError` when an input or an ancestor is missing.
 
         chunks = await perform(split.using(size=800), document, blobs=blobs)
     """
@@ -96,20 +98,22 @@ async def perform(
     return [produced.body for produced in await run_operator(made, own, ancestors, checked, context)]
 
 
-def _assign(made: Operator, bodies: tuple[BaseModel, ...]) -> tuple[list[BaseModel], dict[str, BaseModel]]:
+def _assign(made: Operator, bodies: tuple[BaseModel, ...]) -> tuple[list[BaseModel], dict[str, list[BaseModel]]]:
     """Which of the bodies are the inputs and which are ancestors."""
     rest = list(bodies)
     own: list[BaseModel] = []
-    while rest and isinstance(rest[0], made.input_type) and (made.barrier or not own):
+    while rest and isinstance(rest[0], made.input_types) and (made.barrier or not own):
         own.append(rest.pop(0))
     if not own and not made.barrier:
-        raise UsageError(f'operator "{made.name}" takes a {made.input_type.__name__} first')
-    ancestors: dict[str, BaseModel] = {}
-    for name, cls in made.ancestor_types.items():
-        found = next((body for body in rest if isinstance(body, cls)), None)
-        if found is None:
-            raise UsageError(f'operator "{made.name}" also needs a {cls.__name__} ("{name}")')
-        rest.remove(found)
+        names = " or ".join(cls.__name__ for cls in made.input_types)
+        raise UsageError(f'operator "{made.name}" takes a {names} first')
+    ancestors: dict[str, list[BaseModel]] = {}
+    for name, wanted in made.ancestors.items():
+        found = [body for body in rest if isinstance(body, wanted.type)][: None if wanted.how == "all" else 1]
+        if not found and wanted.how == "one":
+            raise UsageError(f'operator "{made.name}" also needs a {wanted.type.__name__} ("{name}")')
+        for body in found:
+            rest.remove(body)
         ancestors[name] = found
     if rest:
         raise UsageError(f'operator "{made.name}" has no use for a {kind_of(rest[0])}')

@@ -33,6 +33,11 @@ from run r where r.id = $1;
 -- name: end_standing
 update run set state = 'cancelled', ended_at = clock_timestamp() where id = $1 and state in ('running', 'paused');
 
+-- name: untold
+-- How many tasks of hooks are due within 5 s. One whose receiver is gone for longer is left for the next worker.
+select count(*) from hook h join task t on t.run_id = h.run_id
+where h.project = $1 and (t.state = 'running' or (t.state = 'available' and t.run_at < clock_timestamp() + interval '5 s'));
+
 -- name: more_events
 select count(*) from event where seq > $1 and name = $2 and run_id is not distinct from $3;
 

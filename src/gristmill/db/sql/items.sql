@@ -1,5 +1,9 @@
 -- Items: the inputs of runs, from the first task to one end in each round. Lock order: tasks by id, items by id, run.
 
+-- name: adding
+-- One at a time adds inputs to a run, until its commit: two that add the same one would both find it new.
+select pg_advisory_xact_lock(hashtextextended('inputs', $1));
+
 -- name: add_items
 -- "fresh" are new inputs, and those that count again after they had been taken out: they have a round before them.
 with before as materialized (select key, state from item where run_id = $1 and key = any ($2::bytea[])),
@@ -96,8 +100,12 @@ insert into item_step (item_id, ordinal, epoch) values ($1, $2, $3) on conflict 
 
 -- name: end_items
 -- Items of which nothing is open have come to their end, once in each round. After lock_items, in a second statement:
--- only a new snapshot sees what was committed while we waited.
-with quiet as materialized (
+-- only a new snapshot sees what was committed while we waited. One with a barrier that has not begun is not at its end: its
+-- last task may have ended after we looked for barriers that are due.
+with gathering as materialized (
+    select s.run_id, s.ordinal from step s
+    where s.per_item and s.run_id in (select run_id from item where id = any ($1::bigint[]))),
+quiet as materialized (
     select i.id, r.detail, r.epoch,
         case when r.state = 'cancelled' or i.state in ('superseded', 'removed') then 'cancelled'
              when exists (select 1 from task t where t.item_id = i.id and t.item_id is not null
@@ -106,7 +114,10 @@ with quiet as materialized (
     from item i join run r on r.id = i.run_id
     where i.id = any ($1::bigint[]) and i.outcome is null and i.state <> 'unreadable'
       and not exists (select 1 from task t where t.item_id = i.id and t.item_id is not null
-                      and t.state in ('waiting', 'available', 'running'))),
+                      and t.state in ('waiting', 'available', 'running'))
+      and (i.state <> 'active' or r.state = 'cancelled' or not exists (
+        select 1 from gathering g where g.run_id = i.run_id and not exists (
+            select 1 from item_step o where o.item_id = i.id and o.ordinal = g.ordinal)))),
 ended as (
     update item i set outcome = quiet.outcome, ended_at = clock_timestamp()
     from quiet where i.id = quiet.id and i.outcome is null

@@ -68,7 +68,8 @@ delete from lock where token = $1 and slot = 0 and ($2::text is null or key <> $
 
 -- name: holders
 -- Of one key, or of all; expired ones count only as long as nobody has taken or swept them.
-select l.key, l.slot, l.holder_kind as kind, l.holder as who, l.task_id, l.worker_id, l.token, l.fence, l.since, l.expires_at,
+select l.key, l.slot, l.holder_kind as kind, l.holder as who, l.task_id, l.worker_id, l.token,
+    case when l.holder_kind = 'task' and t.token = l.token then t.fence else l.fence end as fence, l.since, l.expires_at,
     coalesce(l.expires_at > clock_timestamp(), true) as live,
     extract(epoch from clock_timestamp() - l.since)::float8 as age, t.run_id, t.kind as operator
 from lock l left join task t on t.id = l.task_id

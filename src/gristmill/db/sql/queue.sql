@@ -37,12 +37,12 @@ insert into event_inbox (name, worker_id, body) select 'worker.stopped', id, jso
 returning worker_id;
 
 -- name: order_worker
--- What a person wants of a worker: $2 is 'paused', 'alive' (go on) or 'draining' (finish what is under way and end).
+-- What a person ($5) wants of a worker: $2 is 'paused', 'alive' (go on) or 'draining' (finish what is under way and end).
 with w as (
     update worker set state = $2 where id = $1 and state = any ($3::text[])
     returning id),
 told as (insert into event_inbox (name, worker_id, body)
-         select 'worker.' || $4, id, '{}' from w)
+         select 'worker.' || $4, id, json_build_object('by', $5::text)::text from w)
 select id from w;
 
 -- name: lock_worker
@@ -83,10 +83,10 @@ select name from pool where name = any ($1::text[]) order by name for no key upd
 
 -- name: claim
 -- $1, $2 the worker; $3, $4, $5 its pools, how many of each, and the watermark of each; $6 the kinds it knows; $7 the
--- token; $8 whether it asks for suspects (with and without locks); $9 whether lock_pools came before this in the
--- transaction: only then is the count of what runs in a limited pool true until the commit; $10 whether it asks for tasks with locks; $11 how many
--- in all. A task with a lock gets the lowest slot that looks free; the insert into lock is the arbiter, not that look.
-with recursive me as materialized (
+-- token; $8 whether lock_pools came before this in the transaction: only then is the count of what runs in a limited pool
+-- true until the commit; $9 how many in all. Suspects and tasks with locks have a statement of their own: planning theirs
+-- costs more than all the rest of a claim (docs/decisions/0008-engine-speed.md).
+with me as materialized (
     select id from worker
     where id = $1 and nonce = $2 and state = 'alive' and lease_until > clock_timestamp()
     for no key update),
@@ -98,9 +98,9 @@ lane as materialized (
     select l.pool, l.low, case when p.slots is null then l.want else least(l.want, greatest(0, p.slots - (
         select count(*) from task t where t.state = 'running' and t.pool = l.pool))) end as want
     from unnest($3::text[], $4::int[], $5::bigint[]) as l (pool, want, low) left join pool p on p.name = l.pool
-    where p.name is null or (not p.paused and (p.slots is null or $9))),
+    where p.name is null or (not p.paused and (p.slots is null or $8))),
 plain as materialized (
-    select pick.id, pick.detail
+    select pick.id, pick.detail, nextval('fence_seq') as fence
     from me cross join lane cross join lateral (
         select t.id, active.detail
         from (select r.id, r.detail from run r where r.state = 'running' order by r.priority, random()) as active
@@ -113,26 +113,81 @@ plain as materialized (
             order by t.priority, t.seq
             limit lane.want for update skip locked) as t
         limit lane.want) as pick
-    where not $10 and not $8 limit $11),
+    limit $9),
+claimed as (
+    update task t set state = 'running', attempt = t.attempt + 1, worker_id = $1, token = $7, fence = plain.fence,
+        claimed_at = clock_timestamp(), held = null
+    from plain
+    where t.id = plain.id
+    returning t.id, t.run_id, t.item_id, t.step, t.kind, t.pool, t.seq, t.payload, t.attempt, t.failures, t.crashes,
+        t.token, t.fence, t.timeout, extract(epoch from t.deadline - clock_timestamp())::float8 as remaining, t.lock_key,
+        t.trace, plain.detail),
+moved as (
+    insert into counter_delta (run_id, step, name, n)
+    select run_id, step, change.name, count(*) * change.sign
+    from claimed cross join (values ('available', -1), ('running', 1)) as change (name, sign)
+    group by run_id, step, change.name, change.sign),
+told as (
+    insert into event_inbox (name, run_id, item_id, task_id, worker_id, body)
+    select 'item.start', run_id, item_id, id, $1, '{}' from claimed
+    where detail >= 1 and step = 0 and attempt = 1 and item_id is not null
+    union all
+    select 'step.start', run_id, item_id, id, $1, json_build_object('step', step, 'attempt', attempt)::text from claimed
+    where detail >= 2)
+select * from claimed order by seq;
+
+-- name: claim_apart
+-- As claim, for suspects ($10; with and without locks), for one certain task ($11, see ageing.sql) or for tasks with
+-- locks. These get the lowest slot that looks free; the insert into lock is the arbiter, not that look, and the fence is
+-- drawn after it: a number from before could be lower than that of a holder who came and went meanwhile. Nothing here is
+-- above a watermark: $5 is not looked at.
+with recursive me as materialized (
+    select id from worker
+    where id = $1 and nonce = $2 and state = 'alive' and lease_until > clock_timestamp()
+    for no key update),
+known as materialized (
+    select array(select k.kind from unnest($6::text[]) as k (kind)
+                 where not exists (select 1 from breaker b where b.kind = k.kind and b.open_until > clock_timestamp()))
+        as kinds),
+lane as materialized (
+    select l.pool, l.low, case when p.slots is null then l.want else least(l.want, greatest(0, p.slots - (
+        select count(*) from task t where t.state = 'running' and t.pool = l.pool))) end as want
+    from unnest($3::text[], $4::int[], $5::bigint[]) as l (pool, want, low) left join pool p on p.name = l.pool
+    where p.name is null or (not p.paused and (p.slots is null or $8))),
 suspect as materialized (
-    select pick.id, pick.detail, pick.lock_key, s.slot
+    select pick.id, pick.detail, pick.lock_key, pick.slot
     from me cross join lane cross join lateral (
-        select t.id, r.detail, t.lock_key, t.lock_slots from task t join run r on r.id = t.run_id
+        select t.id, r.detail, t.lock_key, s.slot
+        from task t join run r on r.id = t.run_id left join lateral (
+            select s.slot from generate_series(1, t.lock_slots) as s (slot)
+            where t.lock_key is not null and not exists (
+                select 1 from lock l where l.key = t.lock_key and l.slot = s.slot
+                and (l.expires_at is null or l.expires_at > clock_timestamp()))
+            order by s.slot limit 1) as s on true
         where t.pool = lane.pool and t.state = 'available' and t.crashes >= 2 and r.state = 'running'
           and t.run_at <= clock_timestamp() and t.kind = any ((select kinds from known)::text[])
+          and (t.deadline is null or t.deadline > clock_timestamp())
+          and (t.lock_key is null or s.slot is not null)
         order by t.seq limit lane.want for update of t skip locked) as pick
-    left join lateral (
-        select s.slot from generate_series(1, pick.lock_slots) as s (slot)
-        where pick.lock_key is not null and not exists (
-            select 1 from lock l where l.key = pick.lock_key and l.slot = s.slot
+    where $10 limit $9),
+turn as materialized (
+    select t.id, r.detail, t.lock_key, s.slot
+    from me cross join lane join task t on t.pool = lane.pool join run r on r.id = t.run_id left join lateral (
+        select s.slot from generate_series(1, t.lock_slots) as s (slot)
+        where t.lock_key is not null and not exists (
+            select 1 from lock l where l.key = t.lock_key and l.slot = s.slot
             and (l.expires_at is null or l.expires_at > clock_timestamp()))
         order by s.slot limit 1) as s on true
-    where $8 and (pick.lock_key is null or s.slot is not null) limit $11),
+    where t.id = $11 and t.state = 'available' and t.crashes < 2 and r.state = 'running' and lane.want > 0
+      and t.run_at <= clock_timestamp() and t.kind = any ((select kinds from known)::text[])
+      and (t.deadline is null or t.deadline > clock_timestamp())
+      and (t.lock_key is null or s.slot is not null)
+    for update of t skip locked),
 keys (run_id, detail, priority, pool, want, lock_key) as (
     select r.id, r.detail, r.priority, lane.pool, lane.want, (
         select t.lock_key from task t where t.run_id = r.id and t.pool = lane.pool and t.state = 'available' and t.locked
         order by t.lock_key limit 1)
-    from me cross join lane cross join run r where $10 and not $8 and r.state = 'running'
+    from me cross join lane cross join run r where not $10 and $11::bigint is null and r.state = 'running'
     union all
     select k.run_id, k.detail, k.priority, k.pool, k.want, (
         select t.lock_key from task t where t.run_id = k.run_id and t.pool = k.pool and t.state = 'available' and t.locked
@@ -149,6 +204,7 @@ free as materialized (
                 select t.id, t.priority, t.seq, t.lock_slots from task t
                 where t.run_id = k.run_id and t.pool = k.pool and t.lock_key = k.lock_key and t.state = 'available'
                   and t.locked and t.run_at <= clock_timestamp() and t.kind = any ((select kinds from known)::text[])
+                  and (t.deadline is null or t.deadline > clock_timestamp())
                   and t.crashes < 2
                   and (select count(*) from lock l where l.key = k.lock_key
                        and (l.expires_at is null or l.expires_at > clock_timestamp())) < t.lock_slots
@@ -164,34 +220,34 @@ free as materialized (
             order by s.slot offset t.place - 1 limit 1) as s
         where taken_slots.live + t.place <= t.lock_slots
         limit lane.want) as pick
-    where $10 and not $8 limit $11),
+    where not $10 limit $9),
 numbered as materialized (
-    select id, detail, null::text as lock_key, null::int as slot, nextval('fence_seq') as fence from plain
+    select id, detail, null::text as lock_key, null::int as slot, nextval('fence_seq') as fence
+    from (select * from suspect union all select * from turn) as bare where lock_key is null
     union all
-    select id, detail, null, null, nextval('fence_seq') from suspect where lock_key is null
-    union all
-    select id, detail, lock_key, slot, nextval('fence_seq')
+    select id, detail, lock_key, slot, null
     from (select distinct on (lock_key collate "C", slot) *
-          from (select * from free union all select * from suspect where lock_key is not null) as either
+          from (select * from free union all select * from suspect where lock_key is not null
+                union all select * from turn where lock_key is not null) as either
           order by lock_key collate "C", slot, id) as f),
 taken as (
     insert into lock as l (key, slot, holder_kind, holder, task_id, worker_id, token, fence)
-    select lock_key, slot, 'task', 'task ' || id, id, $1, $7, fence from numbered where lock_key is not null
+    select lock_key, slot, 'task', 'task ' || id, id, $1, $7, 0 from numbered where lock_key is not null
     order by lock_key collate "C", slot
     on conflict (key, slot) do update set holder_kind = excluded.holder_kind, holder = excluded.holder,
         task_id = excluded.task_id, worker_id = excluded.worker_id, token = excluded.token, fence = excluded.fence,
         since = clock_timestamp(), expires_at = null
     where l.expires_at <= clock_timestamp()
-    returning task_id),
+    returning task_id, nextval('fence_seq') as fence),
 raced as (
     insert into metric_delta (name, labels, value)
     select 'claim_lost_race', '{}', array[count(*)::float8] from numbered
     where lock_key is not null and id not in (select task_id from taken) having count(*) > 0),
 claimed as (
-    update task t set state = 'running', attempt = t.attempt + 1, worker_id = $1, token = $7, fence = numbered.fence,
-        claimed_at = clock_timestamp(), held = null
-    from numbered
-    where t.id = numbered.id and (numbered.lock_key is null or t.id in (select task_id from taken))
+    update task t set state = 'running', attempt = t.attempt + 1, worker_id = $1, token = $7,
+        fence = coalesce(numbered.fence, taken.fence), claimed_at = clock_timestamp(), held = null
+    from numbered left join taken on taken.task_id = numbered.id
+    where t.id = numbered.id and (numbered.lock_key is null or taken.task_id is not null)
     returning t.id, t.run_id, t.item_id, t.step, t.kind, t.pool, t.seq, t.payload, t.attempt, t.failures, t.crashes,
         t.token, t.fence, t.timeout, extract(epoch from t.deadline - clock_timestamp())::float8 as remaining, t.lock_key,
         t.trace, numbered.detail),
@@ -371,6 +427,14 @@ from judged
 where expired or near or (vanished and suspect_at < clock_timestamp() - make_interval(secs => $3))
 order by id;
 
+-- name: orphaned
+-- Who holds tasks and will never end them: no such worker is there, or it has left. No statement of ours leaves such a task
+-- behind; a row that was deleted by hand does, or half a backup.
+select holding.worker_id
+from (select distinct worker_id from task where state = 'running' and worker_id is not null) as holding
+where not exists (
+    select 1 from worker w where w.id = holding.worker_id and w.state in ('alive', 'paused', 'draining'));
+
 -- name: mark_dead
 update worker set state = 'dead', ended_at = clock_timestamp(), cause = $2
 where id = $1 and state in ('alive', 'paused', 'draining')
@@ -421,25 +485,42 @@ looked as (insert into item_check select item_id from rescued where state = 'qua
 select id, state, needed from rescued;
 
 -- name: enqueue
--- Tasks that differ in payload, item, key, lock and trace only. The schema is named, because this is also sent inside of
--- transactions of other people's sessions. $15: they wait for others.
+-- Tasks that differ in payload, item, lock and trace only. The schema is named, because this is also sent inside of
+-- transactions of other people's sessions. $14: they wait for others.
+with made as (
+    insert into gristmill.task (run_id, step, kind, pool, priority, max_attempts, max_crashes, timeout, lock_slots,
+        run_at, deadline, state, held, payload, item_id, lock_key, trace)
+    select $5, $6, $7, $8, $9, $10, $11, $12, $13,
+        coalesce($15::timestamptz, clock_timestamp() + make_interval(secs => $16)),
+        clock_timestamp() + make_interval(secs => $17),
+        case when $14 then 'waiting' else 'available' end, case when $14 then 'upstream' end,
+        g.payload, g.item_id, g.lock_key, g.trace
+    from unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) as g (payload, item_id, lock_key, trace)
+    returning id, state),
+moved as (
+    insert into gristmill.counter_delta (run_id, step, name, n)
+    select $5, $6, state, count(*) from made group by state)
+select id from made;
+
+-- name: enqueue_keyed
+-- The same with keys ($18), of which a run has each once.
 with given as (
-    select * from unnest($1::text[], $2::bigint[], $3::bytea[], $4::text[], $5::text[]) with ordinality
-        as g (payload, item_id, key, lock_key, trace, place)),
+    select * from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $18::bytea[]) with ordinality
+        as g (payload, item_id, lock_key, trace, key, place)),
 made as (
-    insert into gristmill.task (run_id, step, kind, pool, priority, max_attempts, max_crashes, timeout, lock_slots, trace,
-        run_at, deadline, state, held, payload, item_id, key, lock_key)
-    select $6, $7, $8, $9, $10, $11, $12, $13, $14, g.trace,
-        coalesce($16::timestamptz, clock_timestamp() + make_interval(secs => $17)),
-        clock_timestamp() + make_interval(secs => $18),
-        case when $15 then 'waiting' else 'available' end, case when $15 then 'upstream' end,
-        g.payload, g.item_id, g.key, g.lock_key
+    insert into gristmill.task (run_id, step, kind, pool, priority, max_attempts, max_crashes, timeout, lock_slots,
+        run_at, deadline, state, held, payload, item_id, lock_key, trace, key)
+    select $5, $6, $7, $8, $9, $10, $11, $12, $13,
+        coalesce($15::timestamptz, clock_timestamp() + make_interval(secs => $16)),
+        clock_timestamp() + make_interval(secs => $17),
+        case when $14 then 'waiting' else 'available' end, case when $14 then 'upstream' end,
+        g.payload, g.item_id, g.lock_key, g.trace, g.key
     from given g order by g.place
     on conflict (run_id, key) where key is not null do nothing
     returning id, key, state),
 moved as (
     insert into gristmill.counter_delta (run_id, step, name, n)
-    select $6, $7, state, count(*) from made group by state)
+    select $5, $6, state, count(*) from made group by state)
 select id, key from made;
 
 -- name: with_keys
@@ -597,6 +678,10 @@ limit 10000;
 
 -- name: broken_of_step
 select id from task where run_id = $1 and step = $2 and state in ('failed', 'quarantined');
+
+-- name: lock_tasks
+-- Before cancel: a claim that is just committing is waited for here, and only the next statement's snapshot sees its slot.
+select id from task where id = any ($1::bigint[]) order by id for update;
 
 -- name: cancel
 -- Running ones too: their token is taken away, so whatever their worker still brings is refused.

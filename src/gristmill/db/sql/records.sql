@@ -66,24 +66,72 @@ join record r on r.id = member.record_id
 order by member.name, member.place, r.id;
 
 -- name: dataset
--- One row an example with everything it came from, without those that step $3 marked as duplicates.
-select e.id as record_id, e.body as example, encode(e.work_key, 'hex') as work_key, member.name as item,
-    (select json_object_agg(a.kind, a.body)::text from (
-        with recursive family as (
-            select e.id, 0 as distance
-            union
-            select l.parent_id, f.distance + 1
-            from family f cross join lateral (select parent_id from lineage where record_id = f.id offset 0) as l
-            where f.distance < 16)
-        select distinct on (r.kind) r.kind, r.body
-        from family f cross join lateral (select id, kind, body from record where record.id = f.id offset 0) as r
-        where f.distance > 0 order by r.kind, f.distance, r.id) a) as ancestors
-from (select distinct on (rr.record_id) rr.record_id, i.name, rr.place
-      from run_record rr left join item i on i.id = rr.item_id
-      where rr.run_id = $1 and rr.step = $2 and (rr.item_id = 0 or i.state = 'active')
-      order by rr.record_id, i.name, rr.place) as member
-join record e on e.id = member.record_id
-where not exists (
-    select 1 from run_record mark join lineage l on l.record_id = mark.record_id and l.ordinal = 0
-    where mark.run_id = $1 and mark.step = $3 and l.parent_id = e.id)
-order by member.name, member.place, e.id;
+-- One row for each example, conversation and test item of steps $2, in the order of the inputs and of their text. The
+-- last of a chain of revisions is the row. Marks of steps $3 (duplicates, rejections) on one of them leave it out, unless
+-- $5; those on what it came from are looked up by `marks_of`, once for all rows that share it: a document may have ten
+-- thousand children. Its score is the newest evaluation or judgement of steps $4 of the nearest revision.
+-- Everything beside the order is looked up by key for one row at a time: constant memory, however many rows there are.
+select e.id as record_id, e.kind, e.body, encode(e.work_key, 'hex') as work_key, member.name as item,
+    family.chunk_id, family.document_id, family.source_id, family.question_id, family.above, mark.reason as left_out, score.value as score
+from (select distinct_member.* from (
+          select distinct on (rr.record_id) rr.record_id, i.name, rr.place
+          from run_record rr left join item i on i.id = rr.item_id
+          where rr.run_id = $1 and rr.step = any ($2::smallint[]) and (rr.item_id = 0 or i.state = 'active')
+          order by rr.record_id, i.name, rr.place) as distinct_member
+      order by name, place, record_id) as member
+cross join lateral (
+    select id, kind, body, work_key from record
+    where id = member.record_id and kind in ('example', 'conversation', 'test_item') offset 0) as e
+cross join lateral (
+    with recursive family as (
+        select e.id, e.kind, 0 as distance
+        union
+        select p.id, p.kind, f.distance + 1
+        from family f cross join lateral (
+            select r.id, r.kind from lineage l join record r on r.id = l.parent_id
+            where l.record_id = f.id offset 0) as p
+        where f.distance < 16)
+    select array_agg(distinct id) filter (where kind <> e.kind) as above,
+        array_agg(id order by distance) filter (where kind = e.kind) as revisions,
+        (array_agg(id order by distance, id) filter (where kind = 'chunk'))[1] as chunk_id,
+        (array_agg(id order by distance, id) filter (where kind = 'document'))[1] as document_id,
+        (array_agg(id order by distance, id) filter (where kind = 'source'))[1] as source_id,
+        (array_agg(id order by distance, id) filter (where kind = 'question'))[1] as question_id
+    from family) as family
+left join lateral (
+    select case m.kind when 'duplicate' then 'duplicate'
+        else concat_ws(': ', m.body::json ->> 'rule', m.body::json ->> 'reason') end as reason
+    from lineage l join record m on m.id = l.record_id and m.kind in ('duplicate', 'rejection')
+    where l.parent_id = any (family.revisions) and l.ordinal = 0
+        and exists (select 1 from run_record rr
+            where rr.run_id = $1 and rr.step = any ($3::smallint[]) and rr.record_id = m.id)
+    order by m.id limit 1) as mark on cardinality($3::smallint[]) > 0
+left join lateral (
+    select coalesce(v.body::json ->> 'overall', v.body::json ->> 'score')::float8 as value
+    from lineage l join record v on v.id = l.record_id and v.kind in ('evaluation', 'judgement')
+    where l.parent_id = any (family.revisions) and l.ordinal = 0
+        and exists (select 1 from run_record rr
+            where rr.run_id = $1 and rr.step = any ($4::smallint[]) and rr.record_id = v.id)
+    order by array_position(family.revisions, l.parent_id), v.id desc limit 1) as score on cardinality($4::smallint[]) > 0
+where ($5 or mark.reason is null)
+    and not exists (
+        select 1 from lineage l join record later on later.id = l.record_id and later.kind = e.kind
+        where l.parent_id = e.id and l.ordinal = 0
+            and exists (select 1 from run_record rr
+                where rr.run_id = $1 and rr.step = any ($2::smallint[]) and rr.record_id = later.id))
+order by member.name, member.place, member.record_id;
+
+-- name: marks_of
+-- The first mark of steps $2 of a run on each of these records.
+select distinct on (l.parent_id) l.parent_id as id, case m.kind when 'duplicate' then 'duplicate'
+    else concat_ws(': ', m.body::json ->> 'rule', m.body::json ->> 'reason') end as reason
+from lineage l join record m on m.id = l.record_id and m.kind in ('duplicate', 'rejection')
+where l.parent_id = any ($3::bigint[]) and l.ordinal = 0
+    and exists (select 1 from run_record rr
+        where rr.run_id = $1 and rr.step = any ($2::smallint[]) and rr.record_id = m.id)
+order by l.parent_id, m.id;
+
+-- name: document_facts
+-- What a row says of its document. The whole body may be large: a heading for every line.
+select id, body::json ->> 'title' as title, body::json ->> 'text_blob' as text_blob
+from record where id = any ($1::bigint[]);

@@ -3,7 +3,7 @@
 -- name: held_by
 -- $1 the run, $2 one task of it, or null: all, in groups. The newest look costs the same however many wait: at most
 -- 5,000 that could be claimed and 5,000 that could not are grouped. A barrier that has no task yet counts none.
-with own as materialized (select id, state, after from run where id = $1),
+with own as materialized (select id, state, after, held from run where id = $1),
 waits as materialized (
     (select id, step, pool, kind, item_id, run_at, held, state, lock_key, lock_slots, crashes from task
      where $2::bigint is null and run_id = $1 and state = 'available' limit 5000)
@@ -46,11 +46,20 @@ taken as materialized (
     from (select distinct lock_key from waits where lock_key is not null) as k join lock l on l.key = k.lock_key
     where l.expires_at is null or l.expires_at > clock_timestamp()
     group by k.lock_key),
+-- What a quota holds up: the newest that were sent away stand for those behind them that were not even claimed.
+quotas as materialized (
+    select step, min(held) as held, to_char(min(run_at) at time zone 'UTC', case
+        when min(run_at) > clock_timestamp() + interval '20 hours' then 'YYYY-MM-DD ' else '' end || 'HH24:MI:SS') as until
+    from (select * from waits union all
+          (select id, step, pool, kind, item_id, run_at, held, state, lock_key, lock_slots, crashes from task
+           where run_id = $1 and state = 'available' order by pool desc, locked desc, priority desc, seq desc limit 2000)) as t
+    where state = 'available' and held like 'quota: %' and run_at > clock_timestamp() group by step),
 reasons as (
     select waits.id, waits.step, why.what, why.detail, why.more
     from waits join sort on sort.pool = waits.pool and sort.kind = waits.kind
     cross join own
     left join item on item.id = waits.item_id
+    left join quotas on quotas.step = waits.step
     left join taken on taken.lock_key = waits.lock_key and taken.n >= waits.lock_slots
     left join lateral (
         select 'task ' || d.needs_id || coalesce(' (' || needed.state || ')', '') as needs
@@ -61,7 +70,7 @@ reasons as (
         || ' UTC')) as later (until)
     cross join lateral (
         select * from (values
-            (1, own.state = 'paused', 'the run is paused', null, null),
+            (1, own.state = 'paused', coalesce(own.held, 'the run is paused'), null, null),
             (2, own.state = 'waiting', 'waits for', coalesce((select name from before), 'the next look at the runs'), ''),
             (3, own.state <> 'running', 'the run is ' || own.state, null, null),
             (4, item.paused, 'the item is paused', null, null),
@@ -79,6 +88,7 @@ reasons as (
             (13, not sort.known, 'no worker knows operator "' || waits.kind || '"', null, null),
             (14, not sort.alive, 'all workers of pool "' || waits.pool || '" are paused', null, null),
             (15, waits.crashes >= 2, 'it has died with its process twice and runs alone: about to be claimed', null, null),
+            (15.5, quotas.held is not null, quotas.held, '(until ' || quotas.until || ' UTC)', ' and later'),
             (16, not sort.free, 'no free slot in pool "' || waits.pool || '"', null, null),
             (17, true, 'about to be claimed', null, null)) as rule (place, holds, what, detail, more)
         where rule.holds order by rule.place limit 1) as why),
@@ -100,14 +110,25 @@ select step, reason, tasks from (
 order by tasks desc, step, reason limit 50;
 
 -- name: task_story
+-- Also one that is history already: a task is here or there.
 select t.id, t.run_id, t.state, t.attempt, t.failures, t.max_attempts, t.crashes, t.claimed_at, t.ended_at, t.kind,
     coalesce(s.name, t.step::text) as step, r.name as run, i.name as item, w.name as worker, w.pid,
-    a.code, a.message
-from task t left join step s on s.run_id = t.run_id and s.ordinal = t.step
+    a.code, a.message, t.history
+from (select id, run_id, item_id, step, kind, state, attempt, failures, max_attempts, crashes, worker_id, claimed_at,
+          ended_at, false as history
+      from task where id = $1
+      union all
+      select id, run_id, item_id, step, kind, state, attempt, failures, max_attempts, crashes, worker_id, claimed_at,
+          ended_at, true
+      from task_history where id = $1) as t
+left join step s on s.run_id = t.run_id and s.ordinal = t.step
 left join run r on r.id = t.run_id left join item i on i.id = t.item_id left join worker w on w.id = t.worker_id
-left join lateral (select code, message from attempt a where a.task_id = t.id and a.message is not null
-                   order by a.ended_at desc limit 1) a on true
-where t.id = $1;
+left join lateral (
+    select code, message from (
+        select code, message, ended_at from attempt where task_id = t.id and message is not null
+        union all
+        select code, message, ended_at from attempt_history where task_id = t.id and message is not null) as every
+    order by ended_at desc limit 1) a on true;
 
 -- name: waits_for
 -- Runs that have to be completed before this one begins, and have not yet.

@@ -35,7 +35,7 @@ from unnest($2::smallint[], $3::text[], $4::text[], $5::text[], $6::boolean[], $
 insert into event_inbox (name, run_id, item_id, task_id, worker_id, body) values ($1, $2, $3, $4, $5, $6);
 
 -- name: run_row
-select id, project, name, workflow, definition, inputs, priority, state, sealed, epoch, after, detail, created_at, started_at, ended_at,
+select id, project, name, workflow, definition, inputs, priority, state, sealed, epoch, after, detail, held, created_at, started_at, ended_at,
     extract(epoch from coalesce(ended_at, clock_timestamp()) - started_at)::float8 as seconds
 from run where id = $1;
 
@@ -46,8 +46,10 @@ select id from run where project = $1 and (name = $2 or id::text = $2) order by 
 select id from run where project = $1 and key is not null order by started_at desc, id desc limit 1;
 
 -- name: list_runs
+-- $3 only those in this state, $4 only those of this workflow; null: all.
 select id, name, workflow, state, epoch, created_at, ended_at from run
-where project = $1 and key is not null order by id desc limit $2;
+where project = $1 and key is not null and ($3::text is null or state = $3) and ($4::text is null or workflow = $4)
+order by id desc limit $2;
 
 -- name: steps
 select ordinal, name, kind, pool, barrier, per_item, after, upstream, max_attempts, max_crashes
@@ -58,12 +60,13 @@ select id, state, sealed, epoch from run where id = $1 for no key update;
 
 -- name: open_run
 -- A new epoch, unless the run is still under way in this one and nothing that waits for everything has begun. One that
--- waits for other runs goes on waiting.
+-- waits for other runs goes on waiting, and one that is paused stays it.
 update run set
     epoch = epoch + case when epoch = 0 or (state in ('running', 'paused') and not exists (
         select 1 from step s where s.run_id = run.id and s.barrier and s.opened_epoch = run.epoch)) then 0 else 1 end,
     started_at = case when state in ('waiting', 'running', 'paused') then started_at else clock_timestamp() end,
-    state = case when epoch = 0 then 'waiting' else 'running' end, sealed = false, ended_at = null
+    state = case when state = 'paused' then 'paused' when epoch = 0 then 'waiting' else 'running' end, sealed = false,
+    ended_at = null
 where id = $1
 returning epoch;
 
@@ -72,13 +75,23 @@ update run set sealed = true, inputs = $2 where id = $1 returning id;
 
 -- name: pause
 with paused as (
-    update run set state = 'paused' where id = $1 and state in ('running', 'waiting') returning id)
+    update run set state = 'paused', held = null, held_until = null
+    where id = $1 and (state in ('running', 'waiting') or (state = 'paused' and held is not null)) returning id)
 insert into event_inbox (name, run_id) select 'run.pause', id from paused returning run_id;
 
 -- name: resume
 with resumed as (
-    update run set state = case when epoch = 0 then 'waiting' else 'running' end
+    update run set state = case when epoch = 0 then 'waiting' else 'running' end, held = null, held_until = null
     where id = $1 and state = 'paused' returning id)
+insert into event_inbox (name, run_id) select 'run.resume', id from resumed returning run_id;
+
+-- name: resume_held
+-- Runs that a budget of a day has paused, and whose next day has begun.
+with due as materialized (
+    select id from run where state = 'paused' and held_until <= clock_timestamp() order by id
+    for no key update skip locked),
+resumed as (
+    update run r set state = 'running', held = null, held_until = null from due where r.id = due.id returning r.id)
 insert into event_inbox (name, run_id) select 'run.resume', id from resumed returning run_id;
 
 -- name: start_due_runs
@@ -141,16 +154,22 @@ where t.run_id = $1 and t.item_id is null
 -- name: open_barrier
 update step set opened_epoch = $3 where run_id = $1 and ordinal = $2 returning ordinal;
 
--- name: unchecked
--- Whether some item of the run still has to say what it has come to.
-select exists (select 1 from item_check c join item i on i.id = c.item_id where i.run_id = $1);
-
--- name: anything_open
+-- name: any_task_open
 select coalesce(
     (select true from task t where t.run_id = $1 and t.state = 'running' order by t.step limit 1),
     (select true from task t where t.run_id = $1 and t.state = 'available'
      order by t.pool, t.locked, t.priority, t.seq limit 1),
     (select true from task t where t.run_id = $1 and t.state = 'waiting' order by t.step limit 1), false);
+
+-- name: anything_open
+-- A task, or an item that still has to say what it has come to. One statement: what ends a task notes its item in the
+-- same commit, and what takes the note makes the task of a barrier in the same commit; two looks could miss both.
+select coalesce(
+    (select true from task t where t.run_id = $1 and t.state = 'running' order by t.step limit 1),
+    (select true from task t where t.run_id = $1 and t.state = 'available'
+     order by t.pool, t.locked, t.priority, t.seq limit 1),
+    (select true from task t where t.run_id = $1 and t.state = 'waiting' order by t.step limit 1),
+    (select true from item_check c join item i on i.id = c.item_id where i.run_id = $1 limit 1), false);
 
 -- name: verdict
 -- What a run with nothing open has come to: whether anything failed, and whether one of its last steps for single
@@ -188,6 +207,12 @@ where r.state = 'running' and r.sealed and (
             (select true from task t where t.run_id = r.id and t.step = any (s.upstream) and t.state = 'waiting'
              order by t.step limit 1)) is null))
 limit 100;
+
+-- name: fetched
+-- What a run has of these URLs, files inside of fetched archives included; it is not fetched again.
+select i.id, i.uri, u.url
+from unnest($2::text[]) as u (url)
+join item i on i.run_id = $1 and i.state = 'active' and (i.uri = u.url or starts_with(i.uri, u.url || '!/'));
 
 -- name: progress
 select s.ordinal, s.name, s.kind, s.barrier, coalesce(c.counts, '{}') as counts

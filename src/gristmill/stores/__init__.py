@@ -1,0 +1,1 @@
+"""Where vectors are searched: the database itself (pgvector), or a LanceDB folder."""

@@ -1,0 +1,92 @@
+"""Artifacts that are kept compressed, by kind: the same digests, less disk; and what a full disk holds up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gristmill.app import App
+from gristmill.config import Settings
+from gristmill.data.blobs import Blobs
+from gristmill.data.compression import Compress
+from gristmill.errors import Busy, EnvironmentProblem
+from gristmill.operators import parse, split
+from gristmill.workflow import Workflow
+from tests.by_hand import Hand, hand_of
+
+TEXT = b"a pump moves water uphill. " * 400
+
+
+@pytest.fixture
+async def app(database_url: str, tmp_path: Path) -> AsyncIterator[App]:
+    settings = Settings(
+        database_url=database_url, home=tmp_path / "home", workers=0, compress=Compress(kinds=("document",))
+    )
+    async with App(settings=settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def hand(app: App) -> AsyncIterator[Hand]:
+    async with hand_of(app) as made:
+        yield made
+
+
+def files(blobs: Blobs) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in blobs.folder.rglob("*") if path.is_file()}
+
+
+async def test_what_is_written_compressed_is_read_by_everybody_under_the_same_digest(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path / "blobs", reserve=0, compress=Compress(kinds=("document",), level=9))
+    small = blobs.of(["document"])
+    digest = await small.write(TEXT)
+    assert list(files(blobs)) == [f"{digest}.zst"]
+    assert files(blobs)[f"{digest}.zst"] < len(TEXT) / 20
+    for store in (small, blobs, Blobs(blobs.folder, reserve=0)):
+        assert await store.read(digest) == TEXT
+        assert store.exists(digest)
+        assert await store.write(TEXT) == digest  # it is there: nothing is written twice
+    assert len(files(blobs)) == 1
+    noise = await small.write(b"\x00\x01\x02")  # would only grow
+    assert noise in files(blobs)
+    assert blobs.of(["chunk"]).level is None
+
+
+async def test_a_damaged_compressed_file_is_found_and_replaced(tmp_path: Path) -> None:
+    small = Blobs(tmp_path / "blobs", reserve=0, level=3)
+    digest = await small.write(TEXT)
+    small.path(digest).with_name(f"{digest}.zst").write_bytes(b"spoilt")
+    with pytest.raises(EnvironmentProblem) as caught:
+        await small.read(digest)
+    assert caught.value.code == "F202"
+    assert await small.write(TEXT) == digest
+    assert await small.read(digest) == TEXT
+
+
+async def test_only_the_kinds_that_were_named_are_compressed_in_a_run(app: App, hand: Hand, tmp_path: Path) -> None:
+    (tmp_path / "pump.txt").write_bytes(TEXT)
+    run = await app.start(Workflow("two", [parse, split]), [tmp_path / "pump.txt"])
+    assert (await hand.drain(run))[0].state == "completed"
+    assert sorted(name[64:] for name in files(app.blobs)) in (["", ".zst"], [""])  # source and text may be one content
+    document = await app.pool.fetchval("select body::json ->> 'text_blob' from record where kind = 'document'")
+    assert await app.blobs.read(document) == TEXT.strip() or await app.blobs.read(document) == TEXT
+
+
+async def test_a_step_waits_uncharged_while_the_disk_is_full_and_goes_on_when_there_is_room(
+    app: App, hand: Hand, tmp_path: Path
+) -> None:
+    (tmp_path / "pump.txt").write_bytes(TEXT)
+    run = await app.start(Workflow("two", [parse, split]), [tmp_path / "pump.txt"])
+    app.blobs.reserve = 2**60  # more than there is
+    [(task, busy)] = await hand.work()
+    assert isinstance(busy, Busy)
+    assert busy.reason.startswith("disk: ")
+    state = await app.pool.fetchrow("select state, failures from task where id = $1", task.id)
+    assert tuple(state) == ("waiting", 0) or tuple(state) == ("available", 0)
+    [(_, reason, _)] = await run.held_by()
+    assert "disk" in reason
+    app.blobs.reserve = 0
+    await app.pool.execute("update task set run_at = clock_timestamp() where id = $1", task.id)
+    assert (await hand.drain(run))[0].state == "completed"

@@ -1,0 +1,128 @@
+"""The accounts of promises and pitfalls are complete, and whatever they name exists."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from gristmill.cli import COMMANDS
+from gristmill.config import Settings
+from gristmill.engine.events import CATALOGUE
+
+ROOT = Path(__file__).parents[2]
+CONCEPTS = ROOT / "docs" / "concepts"
+PAGES = sorted([*CONCEPTS.glob("promises*.md"), CONCEPTS / "pitfalls.md"])
+EXCUSE = re.compile(r"^(not yet \(issue \d+\)|nothing to test: .+)$")
+
+
+def numbered(system: str, first: int, last: int, *more: str) -> list[str]:
+    """ids of one system; "13a-d" stands for four that take the place of 13, "+20b" for one beside 20."""
+    ids = {f"{system}-{n:02}" for n in range(first, last + 1)}
+    for text in more:
+        number, letters = text.lstrip("+")[:2], text.lstrip("+")[2:]
+        if not text.startswith("+"):
+            ids.discard(f"{system}-{number}")
+        ids |= {f"{system}-{number}{letter}" for letter in _letters(letters)}
+    return sorted(ids)
+
+
+def _letters(text: str) -> Iterator[str]:
+    first, last = text[0], text[-1]
+    yield from map(chr, range(ord(first), ord(last) + 1))
+
+
+WANTED = [
+    *numbered("000", 1, 33),
+    *numbered("001", 1, 37, "13a-d", "14a-h"),
+    *numbered("002", 1, 87, "15a-f", "+20b", "28a-e", "31a-e", "33a-b", "36a-d", "42a-h", "+68b-c", "+81b-p"),
+    *numbered("004", 1, 9),
+    *numbered("004", 20, 25, "+24b-c", "25a-h"),
+    *(f"W{n}" for n in range(1, 29)),
+    *(f"A{n}" for n in range(1, 13)),
+    *(f"{letter}{n}" for letter in "DT" for n in range(1, 5)),
+]
+
+
+def rows() -> Iterator[tuple[str, list[str]]]:
+    """(id, cells) of every numbered row; "13a..d" and "14g..h" are several."""
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+            found = re.fullmatch(r"(\d{3}-\d\d|[WADT]\d+)(?:([a-z])(?:\.\.([a-z]))?)?", cells[0])
+            if line.startswith("| ") and found:
+                base, first, last = found.groups()
+                letters = _letters(f"{first}-{last or first}") if first else [""]
+                for letter in letters:
+                    yield f"{base}{letter}", cells
+
+
+ROWS = list(rows())
+WORDS = sorted({word for page in PAGES for word in re.findall(r"`([^`]+)`", page.read_text())})
+
+
+@pytest.fixture(scope="module")
+def tests() -> set[str]:
+    """The names of all tests."""
+    return {
+        node.name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    }
+
+
+def test_every_row_has_its_place_and_is_there_once() -> None:
+    assert sorted(name for name, _ in ROWS) == sorted(WANTED)
+
+
+def test_every_row_names_a_test_or_says_why_it_has_none(tests: set[str]) -> None:
+    for name, cells in ROWS:
+        assert len(cells) == 4, name
+        shown = re.findall(r"`(test_\w+)`", cells[3])
+        assert shown or EXCUSE.match(cells[3]), (name, cells[3])
+        assert set(shown) <= tests, (name, set(shown) - tests)
+
+
+def test_every_test_that_is_named_anywhere_on_these_pages_exists(tests: set[str]) -> None:
+    named = {word for word in WORDS if word.startswith("test_")}
+    assert named - tests == set()
+
+
+@pytest.mark.parametrize("name", [word for word in WORDS if word.startswith("gristmill.")])
+def test_every_function_and_class_that_is_named_exists(name: str) -> None:
+    parts = name.split(".")
+    for at in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:at]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[at:]:
+            found = getattr(found, part)
+        return
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("line", [word for word in WORDS if word.startswith("gristmill ")])
+def test_every_command_and_option_that_is_named_exists(line: str) -> None:
+    _, name, *words = line.split()
+    place, _, attribute = COMMANDS[name][0].partition(":")
+    command: click.Command = getattr(importlib.import_module(f"gristmill.cli.{place}"), attribute or "command")
+    if isinstance(command, click.Group) and words and words[0] in command.commands:
+        command = command.commands[words[0]]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_every_setting_event_and_metric_that_is_named_exists() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    metrics = (ROOT / "docs/reference/metrics.md").read_text()
+    assert set(re.findall(r"setting `(\w+)`", text)) <= set(Settings.model_fields)
+    assert set(re.findall(r"event `([\w.]+)`", text)) <= set(CATALOGUE)
+    assert all(f"`{name}`" in metrics for name in re.findall(r"metric `(\w+)`", text))
