@@ -74,15 +74,16 @@ async def child(url: str, number: int, folder: Path) -> None:
     await pool.close()
 
 
-async def measure(sizes: tuple[int, ...]) -> str:
+async def measure(sizes: tuple[int, ...], formats: tuple[tuple[str, str, Options], ...] = FORMATS) -> str:
     found = []
     for size in sizes:
         async with bench() as server, server.database() as url:
             await fill(url, size)
-            for number, (format, _, options) in enumerate(FORMATS):
+            for asked in formats:
+                format, _, options = asked
                 with tempfile.TemporaryDirectory() as folder:
                     process = await asyncio.create_subprocess_exec(
-                        sys.executable, "-m", "benchmarks.export", "--child", url, str(number), folder,
+                        sys.executable, "-m", "benchmarks.export", "--child", url, str(FORMATS.index(asked)), folder,
                         stdout=asyncio.subprocess.PIPE,
                     )  # fmt: skip
                     said = json.loads((await process.communicate())[0])

@@ -3,9 +3,9 @@
     python -m benchmarks.models [--quick] [--write] [--aiohttp PYTHON] [--only W1,W2,W3,W4,plan]
 
 W1: many calls, 200 ms each, 64 at once, against tests/model_server.py in its own process. "aiohttp" (with a Python
-that has it), "openai" (a script on the SDK) and "pyreqwest" are bare loops. "asked" is Asker and LedgeredModel in one process
-on a durable database. "run" is the whole of `gristmill run` with two workers of 32 slots: calls a second are those
-between the first and the last 10 % of the calls; CPU is that of all its processes, start-up included.
+that has it), "openai" (a script on the SDK) and "pyreqwest" are bare loops. "asked" is Asker and LedgeredModel in one
+process on a durable database. "run" is the whole of `gristmill run` with two workers of 32 slots: calls a second are
+those between the first and the last 10 % of the calls; CPU is that of all its processes, start-up included.
 W2: the same command with its own embedded server, everything killed three times in a row, and then left alone.
 W3: benchmarks/models_quota.py, in the same run. W4: 10 % of the calls answer 500 and 5 % are cut, the first time they
 come; rows are compared with those of an undisturbed run. plan: `gristmill run --plan` over few and over many files.
@@ -176,7 +176,8 @@ async def killed(made: Bench, model: ModelServer, files: int) -> tuple[str, Ende
     head = ("W2: calls needed", "in flight before each kill", "paid twice", "beyond 64 for each kill", "rows", "lost",
             "s from the command to its first call")  # fmt: skip
     row = [
-        str(needed), ", ".join(map(str, hit.in_flight)), str(twice), str(max(0, twice - LANES * 3)), str(len(calm.rows)),
+        str(needed), ", ".join(map(str, hit.in_flight)), str(twice), str(max(0, twice - LANES * 3)),
+        str(len(calm.rows)),
         str(len(calm.rows - hit.rows)), ", ".join(f"{one:.1f}" for one in hit.first_calls),
     ]  # fmt: skip
     return table(head, [row]), calm

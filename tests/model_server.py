@@ -2,8 +2,8 @@
 
 It prints {"port": N} on stdout and speaks chat completions, responses, Anthropic's messages, Gemini and embeddings
 below /v1, also as streams, and batches. Answers are made from the request alone: the same question always gets the
-same answer. POST /control changes its settings (a JSON object of fields of `Settings`, or {"reset": true}), GET /stats says what it was
-asked, GET /last the last request that it got. Faults are rules:
+same answer. POST /control changes its settings (a JSON object of fields of `Settings`, or {"reset": true}), GET /stats
+says what it was asked, GET /last the last request that it got. Faults are rules:
 
     {"kind": "error", "status": 500, "every": 10}        each tenth request
     {"kind": "cut", "fraction": 0.05}                    the requests whose hash says so, each time they come

@@ -58,8 +58,11 @@ async def made_by(app: App, run: Any, name: str) -> list[tuple[Any, list[int], i
     """What the step has made: body, parents, id."""
     found = await app.pool.fetch(
         """select r.id, r.kind, r.body,
-           (select array_agg(parent_id order by ordinal) from lineage where record_id = r.id) as parents from run_record m join record r on r.id = m.record_id join step s on s.run_id = m.run_id
-           and s.ordinal = m.step where m.run_id = $1 and s.name = $2 order by m.place, r.id""", run.id, name,
+               (select array_agg(parent_id order by ordinal) from lineage where record_id = r.id) as parents
+           from run_record m join record r on r.id = m.record_id
+               join step s on s.run_id = m.run_id and s.ordinal = m.step
+           where m.run_id = $1 and s.name = $2 order by m.place, r.id""",
+        run.id, name,
     )  # fmt: skip
     return [(KINDS[row["kind"]].model_validate_json(row["body"]), row["parents"], row["id"]) for row in found]
 

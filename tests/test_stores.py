@@ -12,23 +12,41 @@ from click.testing import CliRunner
 
 from gristmill.app import App
 from gristmill.cli import gristmill
+from gristmill.data.kinds import Chunk, Source
 from gristmill.db.database import transaction
 from gristmill.errors import DatabaseProblem, UsageError
+from gristmill.llm import stored_bindings
 from gristmill.llm.hashed import DIMENSIONS, vector
-from gristmill.operators import embed, index, parse, split
+from gristmill.llm.model_settings import ModelSettings
+from gristmill.operators import embed, index
 from gristmill.operators.embed import Entry
+from gristmill.operators.operator import Context, operator
 from gristmill.run import Run
 from gristmill.search import search
 from gristmill.stores import pgvector
 from gristmill.workflow import Workflow
 from gristmill.workflow_files import configured
 from tests.by_hand import Hand, hand_of
+from tests.llm.conftest import ScriptedServer, model_server, scripted_server
+
+__all__ = ["model_server", "scripted_server"]
 
 TEXTS = {
     "pumps.md": "# Pumps\n\nA pump moves water uphill. Its seal is changed every 400 hours of work.\n",
     "leases.md": "# Leases\n\nA worker renews its lease every three seconds, or its tasks are given to others.\n",
     "茶.md": "# 茶\n\n绿茶应该用八十度的水冲泡，这样不会发苦。\n",
 }
+
+
+@operator("t_passage")
+async def passage(source: Source, ctx: Context) -> Chunk:
+    """A file as one chunk, without a process of its own to read it."""
+    heading, _, text = (await ctx.blobs.read(source.blob)).decode().partition("\n\n")
+    return Chunk(text=text, heading_path=(heading.strip("# "),))
+
+
+def light(name: str = "light", model: str = "hashed", **options: str) -> Workflow:
+    return Workflow(name, [passage, embed.using(model=model), index.using(**options).after("t_passage", "embed")])
 
 
 @pytest.fixture
@@ -53,7 +71,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def indexed(app: App, hand: Hand, folder: Path, flow: Workflow | None = None) -> Run:
-    run = await app.start(flow or configured("rag"), [folder])
+    run = await app.start(flow or light(), [folder])
     progress, _ = await hand.drain(run)
     assert progress.state == "completed", await run.failures()
     return run
@@ -64,7 +82,7 @@ async def find(app: App, run: Run, query: str, **more: Any) -> list[str]:
 
 
 async def test_passages_are_found_by_vectors_by_words_and_by_both(app: App, hand: Hand, folder: Path) -> None:
-    run = await indexed(app, hand, folder)
+    run = await indexed(app, hand, folder, configured("rag"))
     for mode in ("hybrid", "vector", "words"):
         assert (await find(app, run, "when is the seal of a pump changed?", mode=mode))[0] == "pumps.md"
         assert (await find(app, run, "绿茶用多少度的水", mode=mode))[0] == "茶.md"
@@ -80,7 +98,7 @@ async def test_a_changed_file_is_found_by_its_new_words_only_and_vacuum_drops_th
 ) -> None:
     run = await indexed(app, hand, folder)
     (folder / "pumps.md").write_text("# Pumps\n\nA siphon needs no seal at all.\n")
-    again = await app.start(configured("rag"), [folder])
+    again = await app.start(light(), [folder])
     await hand.drain(again)
     assert again.id == run.id
     assert await find(app, run, "siphon", mode="words") == ["pumps.md"]
@@ -105,12 +123,27 @@ async def test_the_same_chunk_written_twice_is_one_entry_and_nothing_is_written_
     assert [one == other for one, other in zip(after, before, strict=True)] == [False, True]
 
 
+async def test_a_provider_is_paid_once_for_a_chunk_and_once_for_a_question(
+    app: App, hand: Hand, folder: Path, model_server: ScriptedServer
+) -> None:
+    settings = ModelSettings(provider="openai-embeddings", model="scripted", base_url=model_server.base_url)
+    await stored_bindings.add(app.pool, "bought", settings, app.settings.project)
+    flow = light("bought", "bought")
+    run = await indexed(app, hand, folder, flow)
+    assert len(await find(app, run, "a question", mode="vector")) == 3
+    assert (await model_server.stats())["requests"] == 3 + 1
+    again = await app.start(flow, [folder], fresh=True)
+    await hand.drain(again)
+    assert await find(app, again, "a question", mode="vector") == await find(app, run, "a question", mode="vector")
+    assert (await model_server.stats())["requests"] == 3 + 1
+
+
 async def test_an_index_that_was_lost_is_written_again_although_its_work_is_known(
     app: App, hand: Hand, folder: Path
 ) -> None:
     await indexed(app, hand, folder)
     await app.pool.execute("truncate vector_entry")
-    run = await app.start(configured("rag"), [folder], fresh=True)
+    run = await app.start(light(), [folder], fresh=True)
     await hand.drain(run)
     assert (await find(app, run, "lease"))[0] == "leases.md"
 
@@ -134,12 +167,11 @@ async def test_questions_that_make_no_sense_are_refused_with_a_way_out(app: App,
     with pytest.raises(UsageError, match="needs a question"):
         await search(run, app.pool, app.models, "  ")
     assert await find(app, run, "' | & !'", mode="words") == []
-    bare = await indexed(app, hand, folder, Workflow("bare", [parse, split]))
+    bare = await indexed(app, hand, folder, Workflow("bare", [passage]))
     with pytest.raises(UsageError, match="no search index") as caught:
         await search(bare, app.pool, app.models, "pump")
     assert "rag" in caught.value.hint
-    spoilt = Workflow("spoilt", [parse, split, embed.using(model="extractive"), index.after("split", "embed")])
-    wrong = await app.start(spoilt, [folder])
+    wrong = await app.start(light("spoilt", "extractive"), [folder])
     await hand.drain(wrong)
     assert {piece.code for piece in await wrong.failures()} == {"M108"}
 

@@ -17,9 +17,8 @@ from gristmill.operators.embed import Entry
 from gristmill.stores import lance
 from gristmill.stores.opening import folder_of, open_entries
 from gristmill.stores.vacuum import stores_of, vacuum, verify
-from gristmill.workflow_files import configured
 from tests.by_hand import Hand
-from tests.test_stores import app, find, folder, hand, indexed
+from tests.test_stores import app, find, folder, hand, indexed, light
 
 __all__ = ["app", "folder", "hand"]
 
@@ -62,7 +61,7 @@ async def test_without_the_extra_the_step_says_what_to_install(app: App) -> None
 
 @needs_lancedb
 async def test_passages_are_found_and_the_store_is_written_and_tidied_once(app: App, hand: Hand, folder: Path) -> None:
-    run = await indexed(app, hand, folder, configured("rag", ["index.store=lancedb:index"]))
+    run = await indexed(app, hand, folder, light(store="lancedb:index"))
     for mode in ("hybrid", "vector", "words"):
         assert (await find(app, run, "when is the seal of a pump changed?", mode=mode))[0] == "pumps.md"
         assert (await find(app, run, "绿茶用多少度的水", mode=mode))[0] == "茶.md"

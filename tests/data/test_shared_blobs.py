@@ -78,16 +78,20 @@ class Handler(BaseHTTPRequestHandler):
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     made = Store()
     threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
-    for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{made.server_port}"}.items():
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL": address(made)}.items():
         monkeypatch.setenv(name, value)
     yield made
     made.shutdown()
     made.server_close()
 
 
+def address(store: Store) -> str:
+    return f"http://127.0.0.1:{store.server_port}"
+
+
 def machine(store: Store, folder: Path, **settings: Any) -> SharedBlobs:
     """Another machine: a folder of its own, the same store."""
-    environment = {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{store.server_port}"}
+    environment = {**KEYS, "AWS_ENDPOINT_URL": address(store)}
     return SharedBlobs(folder, open_bucket("s3://bucket/some prefix", environment), reserve=0, **settings)
 
 
@@ -167,7 +171,7 @@ async def test_a_store_that_stumbles_is_asked_again_and_one_that_refuses_says_wh
 async def test_a_run_keeps_its_bytes_in_the_store_also_those_of_its_child_processes(
     store: Store, database_url: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "pump.md").write_bytes(b"# Pumps\n\n" + TEXT)
+    (tmp_path / "pump.md").write_bytes(b"# Pumps\r\n\r\n" + TEXT)
     settings = Settings(
         database_url=database_url, home=tmp_path / "home", workers=0, blobs="s3://bucket/p", disk_reserve=0,
         compress=Compress(kinds=("document",)),
@@ -178,4 +182,4 @@ async def test_a_run_keeps_its_bytes_in_the_store_also_those_of_its_child_proces
             file.unlink()  # as on another machine: the worker has nothing yet
         assert (await hand.drain(run))[0].state == "completed", await run.failures()
         used = await app.pool.fetchval("select body::json ->> 'text_blob' from record where kind = 'document'")
-    assert any(used in key for key in store.objects)
+    assert any(key.endswith(f"{used}.zst") for key in store.objects)

@@ -141,8 +141,8 @@ class Exchange:
         return Received(status, headers, data, loop.time() - started)
 
     async def lines(self, path: str) -> AsyncIterator[bytes]:
-        """The lines of a document of any size, one after the other. Raises what `send` raises, `failure` of a status that
-        is not 200, and M304 for a line over 16 MiB."""
+        """The lines of a document of any size, one after the other. Raises what `send` raises, `failure` of a status
+        that is not 200, and M304 for a line over 16 MiB."""
         from pyreqwest import exceptions as http
 
         try:

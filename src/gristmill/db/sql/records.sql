@@ -122,14 +122,16 @@ where ($5 or mark.reason is null)
 order by member.name, member.place, member.record_id;
 
 -- name: marks_of
--- The first mark of steps $2 of a run on each of these records.
-select distinct on (l.parent_id) l.parent_id as id, case m.kind when 'duplicate' then 'duplicate'
+-- The first mark of steps $2 of a run on each of these records. `offset 0` keeps every step a look-up by key.
+select distinct on (above.id) above.id, case m.kind when 'duplicate' then 'duplicate'
     else concat_ws(': ', m.body::json ->> 'rule', m.body::json ->> 'reason') end as reason
-from lineage l join record m on m.id = l.record_id and m.kind in ('duplicate', 'rejection')
-where l.parent_id = any ($3::bigint[]) and l.ordinal = 0
+from unnest($3::bigint[]) as above (id)
+cross join lateral (select record_id from lineage where parent_id = above.id and ordinal = 0 offset 0) as l
+cross join lateral (select id, kind, body from record where record.id = l.record_id offset 0) as m
+where m.kind in ('duplicate', 'rejection')
     and exists (select 1 from run_record rr
         where rr.run_id = $1 and rr.step = any ($2::smallint[]) and rr.record_id = m.id)
-order by l.parent_id, m.id;
+order by above.id, m.id;
 
 -- name: document_facts
 -- What a row says of its document. The whole body may be large: a heading for every line.
