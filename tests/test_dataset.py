@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 from collections.abc import AsyncIterator
@@ -27,6 +28,7 @@ from gristmill.data.kinds import (
     Turn,
 )
 from gristmill.data.kinds import TestItem as Item
+from gristmill.db.database import SESSION
 from gristmill.errors import UsageError
 from gristmill.operators import read_examples
 from gristmill.operators.operator import Context, Derived, operator
@@ -175,6 +177,21 @@ async def test_what_a_mark_lies_on_is_left_out_and_comes_with_its_reason_when_as
     assert every[1][1] in ("word: it says two", "duplicate")  # the first mark of two
     assert every[2:] == [("three?", "chunk: it is about three"), ("four?", None)]
     assert [row.left_out async for row in run.rows("left_out like 'chunk%'", left_out=True)] == [every[2][1]]
+
+
+async def test_a_slow_disk_does_not_cost_the_connection_that_rows_come_from(
+    app: App, hand: Hand, folder: Path, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await finished(app, hand, BASE, folder)
+    monkeypatch.setitem(SESSION, "idle_in_transaction_session_timeout", "20ms")
+    async with App(database_url, home=tmp_path / "home", workers=0) as hasty:
+        same = await hasty.find(run.name)
+        seen = 0
+        async for _ in same.rows():
+            seen += 1
+            if seen == 1:
+                await asyncio.sleep(0.2)  # the time itself is what is tested
+    assert seen == 4
 
 
 async def test_two_answers_to_one_question_are_two_rows_and_make_a_pair(

@@ -146,7 +146,7 @@ MUTANTS = (
     Mutant("a new barrier takes all failures away", "workflow.stale", "(d.ordinal = $2 or $2 = any (d.upstream))",
            "$2::int is not null", rare=True),
     Mutant("open_run stays in the same epoch", "workflow.open_run", "then 0 else 1 end,", "then 0 else 0 end,"),
-    Mutant("open_run leaves the run sealed", "workflow.open_run", "sealed = false, ", ""),
+    Mutant("open_run leaves the run sealed", "workflow.open_run", ", sealed = false,", ","),
     Mutant("the sweep overlooks what can end", "workflow.sealed_runs", "limit 1)) is null\n    or exists",
            "limit 1)) is null and false\n    or exists"),
     # Not here, because it changes nothing: a sweep that offers runs which are not sealed; `advance` looks again.
@@ -172,7 +172,7 @@ MUTANTS = (
     Mutant("claim takes no slot that is over", "queue.claim_apart",
            "(l.expires_at is null or l.expires_at > clock_timestamp())", "(l.expires_at is null or true)"),
     Mutant("claim with locks ignores that the worker is dead", "queue.claim_apart", "and state = 'alive' and lease",
-           "and lease"),
+           "and lease", "a_dead_worker_claims_no_lock"),
     Mutant("claim with locks ignores the time", "queue.claim_apart", "and t.run_at <= clock_timestamp() and", "and"),
     Mutant("claim with locks counts no attempt", "queue.claim_apart", "attempt = t.attempt + 1, ", ""),
     # Pools of the fleet.

@@ -21,7 +21,7 @@ from tests.engine.mutants import MODEL, MUTANTS, Mutant, sown
 from tests.engine.test_model import FORGET, explore
 from tests.engine.test_queue import until_blocked
 
-PARTS = 8  # so that processes can share them
+PARTS, OFTEN = 8, 2  # so that processes can share them; how many parts every run of the tests looks at
 HISTORIES, STEPS_EACH = 100, 60  # at most, for one mutant
 BROKEN_SQL = (
     asyncpg.SyntaxOrAccessError,
@@ -179,6 +179,12 @@ async def two_claims_of_one_lock_at_once(stage: Stage) -> None:
     assert [row["task_id"] for row in holders] == [first[0].id]
 
 
+async def a_dead_worker_claims_no_lock(stage: Stage) -> None:
+    await stage.add(NewTask(stage.run_id, "bare", lock="item:x"))
+    await stage.pool.execute("update worker set state = 'dead' where id = $1", stage.claimer.id)
+    assert await queue.claim(stage.pool, stage.claimer, {"*": 1}, ["bare"], locked=True) == []
+
+
 async def two_claims_of_a_limited_pool(stage: Stage) -> None:
     """Each would fit alone; the second counts when the first has committed."""
     await stage.pool.execute("insert into pool (name, slots) values ('*', 3)")
@@ -230,7 +236,7 @@ SCENES: dict[str, Callable[[Stage], Awaitable[None]]] = {
     for scene in (
         two_claims_at_once, two_settles_at_once, a_claim_while_its_worker_is_buried, a_beat_while_its_worker_is_buried,
         two_burials_at_once, two_advances_at_once, a_wrong_nonce, a_released_task_gets_another_token,
-        a_suspicion_is_forgotten, the_attempts_are_spent,
+        a_suspicion_is_forgotten, the_attempts_are_spent, a_dead_worker_claims_no_lock,
         two_claims_of_one_lock_at_once, two_claims_of_a_limited_pool, a_breaker_that_is_open,
         a_need_that_completes_meanwhile, a_suspect_that_was_alone,
     )
@@ -270,7 +276,9 @@ async def test_two_sessions_at_once_do_what_they_should(database_url: str, scene
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize(
+    "part", [part if part < OFTEN else pytest.param(part, marks=pytest.mark.thorough) for part in range(PARTS)]
+)
 async def test_faults_in_the_statements_are_found_at_once(database_url: str, part: int) -> None:
     """Those that the first histories show; the rest take minutes."""
     await all_are_found(database_url, [mutant for mutant in MUTANTS if not mutant.rare][part::PARTS])

@@ -172,6 +172,7 @@ async def test_a_model_cleans_a_chunk_into_a_new_one() -> None:
     assert made.text == "The feed pump runs at 40 bar and must never run dry."
     assert (notes["words_before"], notes["words_after"]) == (20, 12)
     assert "degraded" not in notes
+    assert made.place(0, 3) == (None, None)  # it is no longer the text of the document
 
 
 async def test_a_text_that_shrank_too_much_is_rejected_with_its_sizes_and_the_old_one_stays() -> None:

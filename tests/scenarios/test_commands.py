@@ -108,7 +108,7 @@ async def test_a_cancelled_run_keeps_what_it_has(home: Home, database_url: str) 
         (("run",), 2, "PATH"),
         (("run", "nowhere.md"), 2, "nowhere.md"),
         (("rum", "mill.md"), 2, 'Did you mean "run"?'),
-        (("run", "mill.md", "--workflow", "qq"), 2, "known: qa"),
+        (("run", "mill.md", "--workflow", "qq"), 2, "known: "),
         (("run", "mill.md", "--model", "opnai:x"), 3, "openai"),
         (("run", "mill.md", "--model", "openai:x"), 3, "OPENAI_API_KEY"),
         (("run", "mill.md", "--format", "alpacca"), 2, "alpaca"),

@@ -48,6 +48,8 @@ async def rows_of_run(
     of rows and what they came from."""
     async with pool.acquire() as connection, connection.transaction(readonly=True):
         await connection.execute("set local statement_timeout = 0")
+        # Between two pages the rows are written: a slow disk must not cost the connection
+        await connection.execute("set local idle_in_transaction_session_timeout = 0")
         cursor = await connection.cursor(
             SQL["dataset"], run_id, steps.making, steps.marking, steps.scoring, left_out, timeout=LONG
         )

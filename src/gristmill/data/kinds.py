@@ -69,6 +69,11 @@ class Chunk(Body):
     page_end: int | None = None
     heading_path: tuple[str, ...] = ()
     oversize: bool = False  # a protected block (table, code) longer than the maximum
+    cleaned: bool | None = None  # True: its text was rewritten, and is no longer the document's
+
+    def place(self, start: int, end: int) -> tuple[int | None, int | None]:
+        """Where these characters of the chunk stand in the document; None for a text that was rewritten."""
+        return (None, None) if self.cleaned else (self.start + start, self.start + end)
 
 
 class Question(Body):

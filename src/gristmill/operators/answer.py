@@ -61,8 +61,8 @@ def _evidence(quote: str, chunk: Chunk, grounded: bool, ctx: Context) -> dict[st
     if found is None:
         ctx.notes["quote"] = "not found in the passage" if quote.strip() else "none given"
         return {"grounded": False if grounded else None}
-    start, end = found
+    start, end = chunk.place(*found)
     return {
-        "quote": chunk.text[start:end], "evidence_start": chunk.start + start, "evidence_end": chunk.start + end,
+        "quote": chunk.text[slice(*found)], "evidence_start": start, "evidence_end": end,
         "grounded": True if grounded else None,
     }  # fmt: skip

@@ -128,7 +128,7 @@ def _choose(asked: Sequence[AskedQuestion], wanted: int, known: Asked, dropped: 
 
 def _place(entry: AskedQuestion, ordinal: int, chunk: Chunk, pair: GaPair | None) -> Question:
     found = locate(entry.quote, chunk.text) if entry.quote else None
-    start, end = (chunk.start + found[0], chunk.start + found[1]) if found else (None, None)
+    start, end = chunk.place(*found) if found else (None, None)
     return Question(
         text=entry.question.strip(), ordinal=ordinal, evidence_start=start, evidence_end=end,
         genre=pair.genre if pair else None, audience=pair.audience if pair else None,

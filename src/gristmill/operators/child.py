@@ -69,8 +69,8 @@ async def perform(message: dict[str, Any]) -> dict[str, Any]:
         if about["model"]:
             model = Asker(RemoteModel(about["model"]), notes=notes, task=about["task"], run=about["run"])
         ctx = Context(
-            blobs=Blobs(about["blobs"], level=about.get("level")), model=model, language=about["language"], attempt=about["attempt"],
-            fence=about["fence"], idempotency_key=about["idempotency_key"], notes=notes,
+            blobs=Blobs(about["blobs"], level=about.get("level")), model=model, language=about["language"],
+            attempt=about["attempt"], fence=about["fence"], idempotency_key=about["idempotency_key"], notes=notes,
             prompts=Path(about["prompts"]) if about.get("prompts") else None, services=about.get("services", {}),
         )  # fmt: skip
         produced = await run_operator(made, inputs, ancestors, message["options"], ctx, threads=False)

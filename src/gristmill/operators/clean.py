@@ -72,4 +72,4 @@ async def clean_with_model(chunk: Chunk, ctx: Context, max_shrink: float = 0.5) 
     if after < before * (1 - max_shrink):
         ctx.notes["degraded"] = f"rejected: {after:,} of {before:,} words are left, max_shrink is {max_shrink}"
         return chunk
-    return chunk.model_copy(update={"text": text.strip()})
+    return chunk.model_copy(update={"text": text.strip(), "cleaned": True})
