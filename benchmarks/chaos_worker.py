@@ -39,7 +39,7 @@ MUTANTS = {  # how the names of the statements of queue.sql begin, what they say
     "token": ("settle", "t.id = g.id and t.token = g.token for update", "t.id = g.id for update"),
     "fail": ("fail", "and token = $2 and", "and $2::uuid is not null and"),
     "release": ("release", "t.id = g.id and t.token = g.token for update", "t.id = g.id for update"),
-    "slot": ("claim", "numbered.lock_key is null or t.id in (select task_id from taken)", "true"),
+    "slot": ("claim", "numbered.lock_key is null or taken.task_id is not null", "true"),
     "leak": ("rescue", "l.task_id = r.id", "l.task_id = -r.id"),
 }
 

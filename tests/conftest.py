@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +14,10 @@ import pytest
 from gristmill.db import embedded
 from gristmill.db.database import open_pool
 from gristmill.db.migrate import migrate
+
+# Hundreds of processes of ours are started: where nobody may keep what was compiled, each of them compiles everything.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def at(url: str, database: str) -> str:

@@ -24,7 +24,7 @@ from gristmill.data.scan import Found, Unreadable, told
 from gristmill.data.selection import Inputs
 from gristmill.data.shared_blobs import open_blobs
 from gristmill.db import embedded
-from gristmill.db.database import open_pool, transaction
+from gristmill.db.database import close_pool, open_pool, transaction
 from gristmill.db.migrate import migrate
 from gristmill.db.statements import statements
 from gristmill.engine import queue
@@ -107,7 +107,7 @@ class App:
         if hasattr(self, "blobs"):
             await self.blobs.close()
         if self._pool is not None:
-            await self._pool.close()
+            await close_pool(self._pool)
         if self._server is not None:
             await embedded.close_server(self._server)
 

@@ -78,6 +78,7 @@ async def test_a_worker_is_listed_paused_resumed_and_stopped(home: Home, pool: a
     assert (code, "miller" in out, "stopped" in out, "no worker runs" in err) == (0, True, True, True)
 
 
+@pytest.mark.thorough
 async def test_workers_of_a_command_that_were_told_to_stop_are_not_started_again(
     home: Home, pool: asyncpg.Pool[Any]
 ) -> None:

@@ -64,6 +64,7 @@ async def test_what_cannot_work_is_refused_with_what_to_do(home: Home, arguments
     assert "hunter2" not in err
 
 
+@pytest.mark.thorough
 async def test_email_hooks_gather_what_is_alike_and_run_ends_are_told_at_once(home: Home) -> None:
     for name, event in (("ends", "run.end"), ("storms", "step.failed")):
         code, _, err = await home.call("hooks", "add", name, "--on", event, "--email", "miller@example.org")

@@ -100,7 +100,7 @@ async def dying(stage: Stage, one: Act, other: Act, after: int, statements: int)
 
 
 # Who comes first in every run of the tests; the others only in `make thorough`. Everybody comes second.
-OFTEN = ("claim", "settle_the_last_with_a_follower", "fail_for_good")
+OFTEN = ("claim", "settle_the_last_with_a_follower")
 
 
 @pytest.mark.parametrize(

@@ -423,6 +423,7 @@ def test_dashboard_and_alerts_name_only_metrics_that_exist(file: str) -> None:
     assert found <= known
 
 
+@pytest.mark.thorough
 async def test_numbers_add_up_over_workers_that_are_killed_stopped_and_started_again(
     observed: ObservedProcesses, enqueue: Enqueue, pool: Pool
 ) -> None:

@@ -21,7 +21,7 @@ from tests.engine.mutants import MODEL, MUTANTS, Mutant, sown
 from tests.engine.test_model import FORGET, explore
 from tests.engine.test_queue import until_blocked
 
-PARTS, OFTEN = 8, 2  # so that processes can share them; how many parts every run of the tests looks at
+PARTS, OFTEN = 8, 1  # so that processes can share them; how many parts every run of the tests looks at
 HISTORIES, STEPS_EACH = 100, 60  # at most, for one mutant
 BROKEN_SQL = (
     asyncpg.SyntaxOrAccessError,

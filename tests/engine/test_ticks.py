@@ -81,6 +81,7 @@ nights = st.sampled_from([datetime(2025, 3, 30, tzinfo=UTC), datetime(2025, 10, 
 
 @given(crons, st.sampled_from(["", "0 ", "*/40 "]), nights, st.integers(-2000, 300), st.integers(1, 4000))
 @settings(max_examples=300, deadline=None)
+@pytest.mark.thorough
 def test_the_ticks_that_were_missed_are_those_that_would_have_come(
     cron: str, second: str, night: datetime, begin: int, minutes: int
 ) -> None:

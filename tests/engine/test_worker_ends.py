@@ -28,7 +28,8 @@ CLAIM = b"limit lane.want for update skip locked"  # words that only the text of
 
 
 class Proxy:
-    """Between workers and the server. `armed`: the next claim is passed on, and its answer is not."""
+    """Between workers and the server. `armed`: the next claim that takes something is passed on, and its answer is
+    not."""
 
     def __init__(self, url: str, folder: Path) -> None:
         parts = urlsplit(url)
@@ -45,7 +46,10 @@ class Proxy:
 
         async def answers() -> None:
             while data := await upstream.read(65536):
-                if swallow.is_set() and b"SELECT" in data:
+                if swallow.is_set() and b"SELECT 0\0" in data:
+                    self.armed = True  # it came before the tasks were there
+                    swallow.clear()
+                elif swallow.is_set() and b"SELECT" in data:
                     self.lost += 1
                     break
                 writer.write(data)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gristmill.db.database import open_pool
 from gristmill.llm.entries import Entry
 from gristmill.llm.ledger import Ledger
@@ -103,6 +105,7 @@ async def test_a_call_that_was_given_back_while_it_was_renewed_holds_nobody_up(
         assert await other.begin(Entry(entry.key, uuid.uuid4(), other.worker, "openai", "m")) is None
 
 
+@pytest.mark.thorough
 async def test_after_an_outage_who_still_asks_gets_time_to_say_so(
     own_database: OwnDatabase, create_ledger: Any, open_model: MakeModel, model_server: ScriptedServer, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ def questions(count: int) -> list[dict[str, Any]]:
     return [{"ask": f"question {number}"} for number in range(count)]
 
 
+@pytest.mark.thorough
 async def test_the_provider_never_says_429_to_four_processes_one_of_which_is_killed(
     pool: asyncpg.Pool[Any], model_server: ScriptedServer, start: Start, enqueue: Any
 ) -> None:

@@ -258,8 +258,8 @@ async def test_a_plain_function_runs_in_a_child_with_its_limits(children: Childr
     pid, size = said(await children.run(about(plain, "", "1000"), nobody, limits=limits))[0].split()
     assert (size, int(pid) != os.getpid()) == ("1000", True)
     with pytest.raises(OutOfMemory, match="more than its limit of 256 MiB"):
-        await children.run(about(plain, "", str(300 * 2**20)), nobody, limits=limits)
-    await children.run(about(plain, "", str(300 * 2**20)), nobody, limits=limits.doubled())
+        await children.run(about(plain, "", str(230 * 2**20)), nobody, limits=limits)
+    await children.run(about(plain, "", str(230 * 2**20)), nobody, limits=limits.doubled())
 
 
 async def test_a_plain_function_runs_in_a_thread_and_the_loop_goes_on() -> None:

@@ -94,6 +94,7 @@ async def test_each_bad_file_gets_its_reason_the_rest_goes_on_and_retry_finishes
     assert {row[3] for row in essence(Path(repaired["dataset"]))} == {'"good.md"', '"empty.md"', '"locked/inside.md"'}
 
 
+@pytest.mark.thorough
 async def test_a_wrong_key_is_named_and_retry_with_the_right_one_finishes(
     make_home: Callable[..., Home], model_server: ScriptedServer
 ) -> None:
@@ -110,6 +111,7 @@ async def test_a_wrong_key_is_named_and_retry_with_the_right_one_finishes(
     assert (code, result["state"]) == (0, "completed")
 
 
+@pytest.mark.thorough
 async def test_an_unreachable_model_is_named_and_retry_finishes_when_it_is_back(
     make_home: Callable[..., Home], model_server: ScriptedServer
 ) -> None:

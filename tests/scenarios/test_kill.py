@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.llm.conftest import ScriptedServer
 from tests.scenarios.conftest import Home, essence
 
@@ -80,6 +82,7 @@ async def test_only_what_is_new_or_changed_is_asked_again(
     assert not any("component numbered 0-" in str(row) for row in essence(Path(second["dataset"])))
 
 
+@pytest.mark.thorough
 async def test_another_option_of_a_late_step_redoes_only_what_depends_on_it(
     make_home: Callable[..., Home], documents: Path, model_server: ScriptedServer
 ) -> None:

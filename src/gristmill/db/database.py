@@ -65,6 +65,15 @@ async def open_pool(url: str, *, size: int = 4, name: str = "gristmill") -> asyn
         raise unreachable(url, error) from error
 
 
+async def close_pool(pool: asyncpg.Pool[Any], patience: float = 5.0) -> None:
+    """Closes a pool. A connection that nobody has given back after `patience` seconds is cut: it holds nobody up."""
+    try:
+        async with asyncio.timeout(patience):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
+
+
 async def _keep(connection: asyncpg.Connection[Any]) -> None:
     """Nothing of ours outlives its transaction, so a returned connection needs no cleaning: one round trip less."""
 

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import asyncpg
 
 from gristmill.db import embedded
-from gristmill.db.database import open_pool, transaction
+from gristmill.db.database import close_pool, open_pool, transaction
 from gristmill.db.migrate import migrate
 from gristmill.db.statements import statements
 from gristmill.engine import queue
@@ -94,7 +94,7 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._pool is not None:
-            await self._pool.close()
+            await close_pool(self._pool)
             self._pool = None
         if self._server is not None:
             await embedded.close_server(self._server)

@@ -16,7 +16,7 @@ from typing import Any
 
 import asyncpg
 
-from gristmill.db.database import RECONNECT, REPEAT, open_pool, reconnecting, transaction
+from gristmill.db.database import RECONNECT, REPEAT, close_pool, open_pool, reconnecting, transaction
 from gristmill.db.migrate import check_schema
 from gristmill.engine import processes, queue
 from gristmill.engine.attempts import MOST_LOST, Attempt, Attempts
@@ -99,7 +99,7 @@ class Worker:
                 await self._run(self.pool)
         finally:
             if own is not None:
-                own.terminate() if self.lease_lapsed else await own.close()
+                own.terminate() if self.lease_lapsed else await close_pool(own)
 
     async def _run(self, pool: asyncpg.Pool[Any]) -> None:
         settings = self.settings
