@@ -98,11 +98,11 @@ async def test_a_worker_that_is_stopped_before_it_began_leaves_at_once_and_twice
 
 
 async def test_two_workers_in_one_process_are_two(pool: asyncpg.Pool[Any], database_url: str) -> None:
-    engine = Engine(database_url)
+    engine, both = Engine(database_url), asyncio.Barrier(2)
 
     @engine.task("meet")
     async def meet() -> None:
-        await until(lambda: pool.fetchval("select count(*) = 2 from task where state = 'running'"))
+        await both.wait()
 
     async with engine:
         tasks = await engine.enqueue_many(meet, [{}, {}])
