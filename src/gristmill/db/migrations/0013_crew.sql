@@ -1,0 +1,1 @@
+-- Allotted: its owner writes it in one edit.
