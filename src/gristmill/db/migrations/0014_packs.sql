@@ -1,1 +1,2 @@
 -- Allotted: its owner writes it in one edit.
+select 1;
