@@ -5,6 +5,7 @@ Written from the providers' published documents. A batch takes `batch_seconds`; 
     {"kind": "error", "status": 500, "contains": "x", "once": true}   questions with that text, the first time they come
     {"kind": "expired", "contains": "x"}                              they are not answered in time
     {"kind": "lost_answer", "once": true}                             the batch is made, and nobody hears of it
+    {"kind": "lost_answer", "once": true, "kill": 4711}               ..., because that process dies at this moment
     {"kind": "failed", "code": "token_limit_exceeded", "once": true}  the batch as a whole
 """
 
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import signal
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -123,6 +126,8 @@ class BatchShelf:
             batch.problem = fault["code"]
         self.batches[name] = batch
         if fault.get("kind") == "lost_answer" and self._hits(fault, "lost"):
+            if "kill" in fault:
+                os.kill(fault["kill"], signal.SIGKILL)
             return None
         return 200, self._told(batch)
 

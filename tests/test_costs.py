@@ -22,6 +22,7 @@ from gristmill.data.scan import scan
 from gristmill.errors import BudgetSpent, InputError, ModelSetupError
 from gristmill.llm import calls
 from gristmill.llm.budget import standing
+from gristmill.llm.model_settings import ModelSettings
 from gristmill.llm.prices import Caps, Price
 from gristmill.operators import answer, ask
 from gristmill.operators.operator import Context, operator
@@ -140,6 +141,19 @@ async def test_a_run_is_foreseen_stops_before_its_budget_is_passed_and_goes_on_w
     assert not any("ask: answers of" in note for note in more["assumed"])  # their length is known from the past
     show_forecast(more)
     assert "calls of openai:scripted" in capsys.readouterr().out
+
+
+async def test_a_model_that_asks_in_batches_is_foreseen_at_the_price_of_batches(
+    app: App, folder: Path, tmp_path: Path, model_server: ScriptedServer
+) -> None:
+    single = await forecast(app, FLOW.with_model(MODEL), [folder])
+    made = ModelSettings(provider="openai", model="scripted", base_url=model_server.base_url, batch=True)
+    settings = app.settings.model_copy(update={"models": {"overnight": made}})
+    async with App(settings=settings) as other:
+        batched = await forecast(other, FLOW.with_model("overnight"), [folder])
+    assert batched["calls"] == single["calls"]
+    assert batched["cost"]["USD"] == [pytest.approx(one / 2) for one in single["cost"]["USD"]]
+    assert any("asks in batches" in note for note in batched["assumed"])
 
 
 async def test_costs_are_known_by_run_model_day_task_step_and_record(app: App, hand: Hand, folder: Path) -> None:

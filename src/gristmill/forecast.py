@@ -27,6 +27,7 @@ from gristmill.data.intake import found_in
 from gristmill.data.scan import Found
 from gristmill.db.statements import statements
 from gristmill.forecast_sample import Sampler, Tally
+from gristmill.llm.batched import BatchedModel
 from gristmill.llm.model import Binding, Model
 from gristmill.llm.prices import MILLION, Prices
 from gristmill.operators.prompts import check_prompts
@@ -218,12 +219,15 @@ async def _step(
     step |= {"tokens_out": out.plain(), "answer": per.likely, "latency": latency}
     if note:
         step["notes"].append(f"{spec.name}: {note}")
+    if isinstance(model, BatchedModel):
+        step["notes"].append(f"{spec.name}: asks in batches; the provider may take a day for each, which is in no time")
     price = prices.find(binding.provider, binding.model, binding.base_url)
     if price is not None:
         into = figure["tokens_in"]
+        share = price.batch if isinstance(model, BatchedModel) else Decimal(1)
         step["currency"] = price.currency
         step["cost"] = [
-            float((Decimal(sent) * price.input + Decimal(got) * price.output) / MILLION)
+            float((Decimal(sent) * price.input + Decimal(got) * price.output) * share / MILLION)
             for sent, got in zip((into.low, into.likely, into.high), (out.low, out.likely, out.high), strict=True)
         ]
     else:

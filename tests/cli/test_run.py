@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from gristmill.app import App
+from tests.llm.conftest import ScriptedServer
 from tests.scenarios.conftest import Home, make_home, model_server, scripted_server
 
 __all__ = ["make_home", "model_server", "scripted_server"]
@@ -55,3 +56,21 @@ async def test_a_retry_leaves_a_paused_run_paused_and_says_so(home: Home, databa
         assert (await run.progress()).state == "paused"
         assert await run.resume()
         assert (await run.progress()).state == "running"
+
+
+async def test_a_run_stops_before_its_budget_says_how_to_go_on_and_pays_nothing_twice(
+    home: Home, database_url: str, model_server: ScriptedServer
+) -> None:
+    (home.folder / "gristmill.toml").write_text('[prices."openai:scripted"]\ninput = 1000\noutput = 1000\n')
+    told = ("run", "first.md", "second.md", "--model", "openai:scripted", "--workers", "1")
+    code, document = await home.json(*told, "--budget", "0.05")
+    assert (code, document["state"]) == (4, "interrupted"), document
+    code, document = await home.json("budget")
+    (mine,) = [one for one in document["budgets"] if one["scope"] == "run"]
+    assert 0 <= float(mine["spent"]) <= 0.05
+    code, _, err = await home.call("run", "first.md", "second.md", "--model", "openai:scripted", "--budget", "0.05")
+    assert code == 4
+    assert "raise it with --budget AMOUNT" in err
+    code, document = await home.json(*told, "--budget", "100")
+    assert (code, document["state"]) == (0, "completed")
+    assert (await model_server.stats())["repeated"] == 0

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +26,7 @@ from gristmill.llm.providers import protocol_class
 from tests.llm.conftest import ScriptedServer
 from tests.llm.test_ledger import MakeLedger, until
 
+ROOT = Path(__file__).parents[2]
 PROVIDERS = ["openai", "openai-responses", "anthropic"]
 QUICK = Gathering(wait=0.0, size=100, beat=0.02, lease=20.0, settle=0.0)
 MakeBatched = Callable[..., BatchedModel]
@@ -151,6 +156,25 @@ async def test_a_batch_that_was_made_and_not_noted_is_found_again_and_not_made_t
     await until(lost)
     await first.close()  # the process that made it is gone
     await pool.execute("update batch_job set next_at = '-infinity'")
+    assert (await answered(batched(provider), ask("hello"))).text == "You said: hello"
+    stats = await model_server.stats()
+    assert (stats["batches"], stats["repeated"]) == (1, 0)
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+async def test_a_process_killed_between_the_making_of_its_batch_and_the_note_of_it_has_it_made_once(
+    provider: str, batched: MakeBatched, model_server: ScriptedServer, pool: Any, database_url: str
+) -> None:
+    told = [sys.executable, "-m", "tests.llm.batching_process", database_url, model_server.base_url, provider]
+    with subprocess.Popen(told, stdin=subprocess.PIPE, cwd=ROOT) as process:
+        fault = {"kind": "lost_answer", "once": True, "kill": process.pid}
+        await model_server.control(batch_fault=fault, batch_seconds=0.3)
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.close()
+        assert await asyncio.to_thread(process.wait, 30) == -signal.SIGKILL
+    assert (await model_server.stats())["batches"] == 1
+    assert await pool.fetchval("select begun_at is not null and provider_id is null from batch_job")
     assert (await answered(batched(provider), ask("hello"))).text == "You said: hello"
     stats = await model_server.stats()
     assert (stats["batches"], stats["repeated"]) == (1, 0)

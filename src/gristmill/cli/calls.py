@@ -54,7 +54,12 @@ async def _list(
     newer = when(since)
     async with options.open_app(home, workers=0) as app:
         found = await calls.listed(
-            app.pool, run=await number_of(app, run), model=model, state=state, since=newer, limit=limit
+            app.pool,
+            run=await number_of(app, run),
+            model=model,
+            state=state,
+            since=await moment(app, newer),
+            limit=limit,
         )
     if as_json:
         print_json("calls", calls=[_document(one) for one in found])
@@ -109,7 +114,9 @@ async def _cost(home: Path | None, by: str, run: str | None, since: str | None, 
 
     newer = when(since)
     async with options.open_app(home, workers=0) as app:
-        rows = await calls.cost(app.pool, by, run=await number_of(app, run), since=newer, limit=limit)
+        rows = await calls.cost(
+            app.pool, by, run=await number_of(app, run), since=await moment(app, newer), limit=limit
+        )
     if as_json:
         print_json("calls.cost", by=by, rows=[_document(row) for row in rows])
         return 0
@@ -149,7 +156,7 @@ async def _export(
     newer = when(since)
     count = 0
     async with options.open_app(home, workers=0) as app:
-        lines = calls.exported(app.pool, run=await number_of(app, run), model=model, since=newer)
+        lines = calls.exported(app.pool, run=await number_of(app, run), model=model, since=await moment(app, newer))
         if str(file) == "-":
             async for line in lines:
                 sys.stdout.write(line + "\n")
@@ -210,12 +217,13 @@ def prune(older_than: str, unusable: bool, dry_run: bool, home: Path | None, as_
 async def _prune(home: Path | None, older_than: str, unusable: bool, dry_run: bool, as_json: bool) -> int:
     from gristmill.llm import calls
 
-    before = when(older_than)
-    assert before is not None  # noqa: S101 - the option is required
+    older = when(older_than)
     async with options.open_app(home, workers=0) as app:
         names = {
             one.name: f"{one.settings.provider}:{one.settings.model}" for one in reversed(await app.models.named())
         }
+        before = await moment(app, older)
+        assert before is not None  # noqa: S101 - the option is required
         done = await calls.prune(app.pool, before, unusable=unusable, dry_run=dry_run, models=names)
     if as_json:
         print_json(
@@ -230,20 +238,30 @@ async def _prune(home: Path | None, older_than: str, unusable: bool, dry_run: bo
     return 0
 
 
-def when(text: str | None) -> datetime | None:
+When = timedelta | datetime
+
+
+def when(text: str | None) -> When | None:
     """A moment: "90d", "12h", "30m", "2w" before now, or a date or time in ISO 8601 (UTC without an offset). Raises
     `UsageError` U363."""
     if text is None:
         return None
-    now = datetime.now(UTC)
     if match := re.fullmatch(r"(\d{1,6})([mhdw])", text):
-        return now - timedelta(days=int(match[1]) * _UNITS[match[2]])
+        return timedelta(days=int(match[1]) * _UNITS[match[2]])
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
         hint = "90d, 12h, 30m, 2w, 2026-01-31 or 2026-01-31T12:00"
         raise UsageError(f'"{text}" is no time', code="U363", hint=hint) from None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+async def moment(app: App, given: When | None) -> datetime | None:
+    """That moment by the database's clock, which dated the calls."""
+    if not isinstance(given, timedelta):
+        return given
+    found: datetime = await app.pool.fetchval("select clock_timestamp() - $1::interval", given)
+    return found
 
 
 async def number_of(app: App, run: str | None) -> int | None:
