@@ -100,6 +100,13 @@ class Settings(BaseModel):
         None, pattern=r"^s3://[^/]+", description="a store that machines share, `s3://bucket/prefix`; keys from AWS_*"
     )
     compress: Compress = Field(Compress(), description="what is stored with zstd: `kinds` of records and `level`")
+    api_host: str = Field("127.0.0.1", description="address on which the API and the page are served")
+    api_port: int = Field(7373, ge=0, le=65535, description="its port; 0 takes a free one")
+    api_hosts: tuple[str, ...] = Field((), description="names that the server is called by, besides its addresses")
+    api_proxies: tuple[str, ...] = Field(
+        (), description="networks of proxies whose X-Forwarded-User and -Role say who asks: `10.0.0.5/32`"
+    )
+    api_upload: int = Field(2 * 2**30, ge=1, description="bytes that one upload may have")
     disk_reserve: int = Field(256 * 2**20, ge=0, description="bytes that stay free on the disk of the blobs")
 
 

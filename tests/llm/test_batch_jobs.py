@@ -327,4 +327,4 @@ async def test_a_batch_costs_half_and_its_money_is_set_aside_until_it_ends(
     assert row["cost"] == Decimal(row["tokens"]) / 2000
     await budgets.close()
     (project,) = [one for one in await standing(pool, caps=caps) if one.scope == "project"]
-    assert (project.spent, project.held) == (row["cost"], 0)
+    assert (project.spent, project.held) == (row["cost"], Decimal(0))

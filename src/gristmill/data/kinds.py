@@ -10,18 +10,15 @@ import hashlib
 import json
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
+
+from gristmill.data.action_result import ActionResult as ActionResult
+from gristmill.data.annotations import ANNOTATIONS, Agreement
+from gristmill.data.body import Body as Body
 
 BODY_LIMIT = (
     1024 * 1024
 )  # bytes of JSON; anything larger belongs in a blob (reliability: a row must stay cheap to read)
-
-
-class Body(BaseModel):
-    """Base of the built-in kinds. A user's own kind may be any pydantic model; its class name is stored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: ClassVar[str] = ""
 
 
 class Source(Body):
@@ -248,28 +245,29 @@ class Duplicate(Body):
     method: str
 
 
-KINDS: dict[str, type[BaseModel]] = {
-    body.kind: body
-    for body in (
-        Source,
-        Document,
-        Chunk,
-        Question,
-        Example,
-        Duplicate,
-        GaPair,
-        LabelTree,
-        Conversation,
-        Image,
-        TestItem,
-        Judgement,
-        Evaluation,
-        Rejection,
-        Topic,
-        Vector,
-        Indexed,
-    )
-}
+_BODIES: tuple[type[Body], ...] = (
+    Source,
+    Document,
+    Chunk,
+    Question,
+    Example,
+    Duplicate,
+    GaPair,
+    LabelTree,
+    Conversation,
+    Image,
+    TestItem,
+    Judgement,
+    Evaluation,
+    Rejection,
+    Topic,
+    Vector,
+    Indexed,
+    ActionResult,
+    Agreement,
+    *ANNOTATIONS.values(),
+)
+KINDS: dict[str, type[BaseModel]] = {body.kind: body for body in _BODIES}
 
 
 def kind_of(body: type[BaseModel] | BaseModel) -> str:

@@ -29,7 +29,8 @@ async def fold(connection: asyncpg.Connection[Any]) -> bool:
     async with connection.transaction():
         if not await connection.fetchval(SQL["try_fold"], FOLD_CLASS):
             return False
-        await connection.execute(SQL["fold_counters"])
+        if moved := await connection.fetch(SQL["fold_counters"]):
+            await connection.execute(SQL["note_flow"], *map(list, zip(*moved, strict=True)))
         await hooks.number_events(connection)
         return True
 
@@ -80,6 +81,7 @@ class Housekeeping:
             Duty("schedules", 0.5, schedule.due),
             Duty("locks", 5.0, self._sweep_locks),
             Duty("history", 0.5, lambda connection: history.archive(connection, keep_finished, keep_history)),
+            Duty("flow", 3600.0, lambda connection: connection.execute(SQL["forget_flow"], keep_history)),
             Duty("workers", 60.0, lambda connection: connection.execute(SQL["forget_workers"], keep_history)),
         )
 

@@ -34,7 +34,7 @@ async def ask_image(image: Image, ctx: Context, count: Count = 3, resize_max: Si
     """
     prompt = ctx.prompt("ask_image", count=str(count), language=ctx.language)
     asked: list[ImageQuestion] = await ctx.model.generate(
-        prompt.showing(await _shown(image, ctx, resize_max)), list[ImageQuestion]
+        prompt.showing(await shown(image, ctx, resize_max)), list[ImageQuestion]
     )
     fresh: dict[str, str] = {}
     for entry in asked:
@@ -64,7 +64,7 @@ async def answer_image(
         language=ctx.language,
     )  # fmt: skip
     asked: tuple[Any, model.Answer] = await ctx.model.answer(
-        prompt.showing(await _shown(image, ctx, resize_max)), form.schema
+        prompt.showing(await shown(image, ctx, resize_max)), form.schema
     )
     given, said = asked
     text = form.text(given.answer)
@@ -78,6 +78,7 @@ async def answer_image(
     )  # fmt: skip
 
 
-async def _shown(image: Image, ctx: Context, longest: int) -> model.Image:
+async def shown(image: Image, ctx: Context, longest: int) -> model.Image:
+    """The picture as the model is sent it: no side longer than `longest` pixels."""
     data = await ctx.blobs.read(image.blob)
     return model.Image(*await asyncio.to_thread(fit, data, image.media_type, longest))

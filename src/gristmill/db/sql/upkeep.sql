@@ -11,9 +11,47 @@ select pg_advisory_xact_lock($1, 1);
 -- name: fold_counters
 with taken as (delete from counter_delta where ctid = any (array(select ctid from counter_delta limit 20000))
                returning run_id, step, name, n),
-summed as (select run_id, step, name, sum(n)::bigint as n from taken group by run_id, step, name)
-insert into counter as c (run_id, step, name, n) select run_id, step, name, n from summed order by 1, 2, 3
-on conflict (run_id, step, name) do update set n = c.n + excluded.n;
+summed as materialized (select run_id, step, name, sum(n)::bigint as n from taken group by run_id, step, name),
+kept as (
+    insert into counter as c (run_id, step, name, n) select run_id, step, name, n from summed order by 1, 2, 3
+    on conflict (run_id, step, name) do update set n = c.n + excluded.n)
+select run_id, step, greatest(0, coalesce(sum(n) filter (where name = 'completed'), 0))::bigint as completed,
+    greatest(0, coalesce(sum(n) filter (where name in ('failed', 'quarantined')), 0))::bigint as failed
+from summed group by run_id, step;
+
+-- name: note_flow
+-- Where the steps $2 of the runs $1, which have just moved, stand now; and what they finished ($3, $4) in this minute.
+-- A span is named by its end, so that a longer one never begins before a shorter one that came before it.
+with clock as materialized (select clock_timestamp() as t),
+moved as materialized (
+    select * from unnest($1::bigint[], $2::smallint[], $3::bigint[], $4::bigint[]) as m (run_id, step, completed, failed)),
+paced as (
+    insert into pace as p (minute, run_id, step, completed, failed)
+    select date_trunc('minute', t), run_id, step, completed, failed from moved cross join clock
+    where completed > 0 or failed > 0 order by run_id, step
+    on conflict (minute, run_id, step) do update
+    set completed = p.completed + excluded.completed, failed = p.failed + excluded.failed)
+insert into flow (run_id, step, at, waiting, running, completed, failed)
+select m.run_id, m.step, to_timestamp(ceil(extract(epoch from t) / span.seconds) * span.seconds),
+    now.waiting, now.running, now.completed, now.failed
+from moved m cross join clock join run r on r.id = m.run_id
+cross join lateral (
+    select power(2, greatest(0, ceil(log(2, greatest(1, extract(epoch from t - r.created_at) / 400))))) as seconds) as span
+cross join lateral (
+    select coalesce(sum(n) filter (where name in ('waiting', 'available')), 0) as waiting,
+        coalesce(sum(n) filter (where name = 'running'), 0) as running,
+        coalesce(sum(n) filter (where name = 'completed'), 0) as completed,
+        coalesce(sum(n) filter (where name in ('failed', 'quarantined')), 0) as failed
+    from counter c where c.run_id = m.run_id and c.step = m.step) as now
+order by m.run_id, m.step
+on conflict (run_id, step, at) do update set waiting = excluded.waiting, running = excluded.running,
+    completed = excluded.completed, failed = excluded.failed;
+
+-- name: forget_flow
+-- Minutes of more than three days ago; and of runs that ended $1 seconds ago (0: never) all that was noted.
+with gone as (delete from pace where minute < clock_timestamp() - interval '3 days')
+delete from flow where $1 > 0 and run_id in (
+    select id from run where ended_at < clock_timestamp() - make_interval(secs => $1));
 
 -- name: number_events
 -- Returns the events that hooks asked for, once for each hook: who numbers them has to make the hooks' tasks in the same
