@@ -26,6 +26,7 @@ from gristmill.data.shared_blobs import open_blobs
 from gristmill.db import embedded
 from gristmill.db.database import close_pool, open_pool, transaction
 from gristmill.db.migrate import migrate
+from gristmill.db.moving import refuse_moved
 from gristmill.db.statements import statements
 from gristmill.engine import queue
 from gristmill.engine import workflow as runs
@@ -85,6 +86,7 @@ class App:
             self._pool = await open_pool(self.url, size=6)
             async with self._pool.acquire() as connection:
                 await migrate(connection)
+                await refuse_moved(connection)
             self.blobs = open_blobs(
                 settings.home / "blobs", settings.blobs, reserve=settings.disk_reserve, compress=settings.compress
             )

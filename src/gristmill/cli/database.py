@@ -13,7 +13,7 @@ from gristmill.cli.options import print_json
 
 @click.group(name="db")
 def command() -> None:
-    """The database: status, url, psql, migrate, prune, stop."""
+    """The database: status, url, psql, migrate, move, prune, stop."""
 
 
 @command.command()
@@ -95,6 +95,56 @@ async def _migrate(home: Path | None) -> int:
 
     async with options.open_app(home, workers=0) as app:
         click.echo(f"schema version {await schema_version(app.pool)}")
+    return 0
+
+
+@command.command()
+@click.option("--to", "target", metavar="URL", help="Copy the project's database to this empty one.")
+@click.option("--from", "source", metavar="URL", help="Copy that one into the project's embedded database.")
+@click.option("--stay", is_flag=True, help="Forget that the data has moved away; it is in use again, as it was then.")
+@options.home
+@options.as_json
+def move(target: str | None, source: str | None, stay: bool, home: Path | None, as_json: bool) -> None:
+    """Moves everything to another PostgreSQL, or back, and compares each row. Killed, the same command goes on."""
+    options.call(_move(home, target, source, stay, as_json))
+
+
+async def _move(home: Path | None, target: str | None, source: str | None, stay: bool, as_json: bool) -> int:
+    from gristmill.config import load_settings
+    from gristmill.db import embedded, moving
+    from gristmill.db.database import without_password
+    from gristmill.db.moving import Moved
+    from gristmill.errors import UsageError
+
+    if (target is not None) + (source is not None) + stay != 1:
+        raise UsageError("say where to, or where from", code="U395", hint="gristmill db move --to postgresql://...")
+    settings = load_settings(home=home).values
+    server = None if settings.database_url and not source else await embedded.open_server(settings.home)
+    here = server.url if server is not None else str(settings.database_url)
+    try:
+        if stay:
+            click.echo("in use again" if await moving.stay(here) else "it had not moved away")
+            return 0
+
+        def told(one: Moved) -> None:
+            if one.rows or one.left:
+                options.say(
+                    f"{one.table:<20} " + ("left out: no such table there" if one.left else f"{one.rows:,} rows")
+                )
+
+        done = await moving.move(source or here, target or here, told=told)
+    finally:
+        if server is not None:
+            await embedded.close_server(server)
+    place = without_password(target or here)
+    if as_json:
+        print_json("database.move", to=place, rows={one.table: one.rows for one in done},
+                   copied=sum(one.copied for one in done))  # fmt: skip
+        return 0
+    options.say(f"everything is in {place}, compared row by row; the old one refuses to be opened")
+    if target is not None:
+        options.say("now set GRISTMILL_DATABASE_URL, or database_url in gristmill.toml, to that address")
+    options.say(f"the files stay where they are: {settings.blobs or settings.home / 'blobs'}")
     return 0
 
 

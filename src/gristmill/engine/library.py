@@ -27,6 +27,7 @@ import asyncpg
 from gristmill.db import embedded
 from gristmill.db.database import close_pool, open_pool, transaction
 from gristmill.db.migrate import migrate
+from gristmill.db.moving import refuse_moved
 from gristmill.db.statements import statements
 from gristmill.engine import queue
 from gristmill.engine.batch import Batch
@@ -83,6 +84,7 @@ class Engine:
             self._pool = await open_pool(url, size=6)
             async with self._pool.acquire() as connection:
                 await migrate(connection)
+                await refuse_moved(connection)
             async with transaction(self._pool) as connection:
                 self._run_id = await standing_run(connection, STANDING, self.project)
         except BaseException:

@@ -9,15 +9,17 @@ import logging
 import os
 import platform
 import random
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import asyncpg
 
 from gristmill.db.database import RECONNECT, REPEAT, close_pool, open_pool, reconnecting, transaction
 from gristmill.db.migrate import check_schema
+from gristmill.db.moving import refuse_moved
 from gristmill.engine import processes, queue
 from gristmill.engine.attempts import MOST_LOST, Attempt, Attempts
 from gristmill.engine.claiming import Claims
@@ -30,6 +32,7 @@ from gristmill.engine.queue import Claimer
 from gristmill.engine.settling import Settler
 from gristmill.engine.threads import lost_threads
 from gristmill.errors import DatabaseProblem, UsageError
+from gristmill.logs import bind
 from gristmill.version import __version__
 
 log = logging.getLogger("gristmill.worker")
@@ -45,6 +48,7 @@ class WorkerSettings:
     probe: float = 0.25
     confirm: float = 0.5
     stall_after: float = 10.0
+    stuck_after: float = 300.0
     poll: float = 1.0
     shutdown: float = 30.0
     settle_batch: int = 100
@@ -86,6 +90,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._look = asyncio.Event()
         self._poll = 0.02
+        self._looked: float | None = None  # when it last looked for work; None while it has no room for any
 
     async def run(self, pool: asyncpg.Pool[Any] | None = None) -> None:
         """Registers, works until `stop` is called, drains and leaves. Raises `DatabaseProblem`."""
@@ -104,6 +109,7 @@ class Worker:
     async def _run(self, pool: asyncpg.Pool[Any]) -> None:
         settings = self.settings
         await check_schema(pool)
+        await refuse_moved(pool)
         self.claimer = await self._register(pool)
         self.claims = Claims(self.claimer, settings.pools, self.performer.kinds, settings.suspect_slots, self.metrics,
             settings.turn_every,
@@ -151,6 +157,20 @@ class Worker:
         """Asks now, instead of at the next beat, whether the claims under way still exist."""
         self._look.set()
 
+    async def change_pools(self, pools: Mapping[str, int]) -> None:
+        """Other slots from the next claim on; what runs already finishes. Raises `UsageError` for a pool without."""
+        self.settings = replace(self.settings, pools=pools)
+        if hasattr(self, "claims"):
+            self.claims.change_pools(pools)
+            self.wake()
+            told = json.dumps(dict(pools))
+            await self.pool.execute(queue.SQL["change_pools"], self.claimer.id, self.claimer.nonce, told)  # type: ignore[union-attr]
+
+    @property
+    def standing_still(self) -> float:
+        """Seconds since it last looked for work, though it has room for some. A slow task is no standstill."""
+        return 0.0 if self._looked is None else time.monotonic() - self._looked
+
     async def _register(self, pool: asyncpg.Pool[Any]) -> Claimer:
         host = platform.node() or "localhost"
         name = self.settings.name or f"{host}-{os.getpid()}"
@@ -159,11 +179,13 @@ class Worker:
             processes.machine(), os.getpid(), processes.started(os.getpid()), json.dumps(dict(self.settings.pools)),
             __version__, self.settings.lease, list(self.performer.kinds), self.performer.isolates,
         )  # fmt: skip
+        bind(worker=name)
         self.metrics.incr("worker_started")
         return Claimer(worker_id, self.nonce)
 
     async def _look_for_work(self, pool: asyncpg.Pool[Any]) -> None:
         self._wake.clear()
+        self._looked = time.monotonic()
         claimed = []
         try:
             if not self.lease_lapsed and self.settler.backlog <= 2 * self.settings.settle_batch:
@@ -186,6 +208,8 @@ class Worker:
             await asyncio.sleep(0)
             return
         timeout = None if not free else self._poll * random.uniform(0.8, 1.2)
+        if not free:
+            self._looked = None
         try:
             await asyncio.wait_for(self._wake.wait(), timeout)
             await asyncio.sleep(0.002)
@@ -215,6 +239,7 @@ class Worker:
     async def _wait_for_database(self, pool: asyncpg.Pool[Any], error: Exception) -> None:
         log.warning("the database is away (%s); waiting", error or type(error).__name__)
         async for _ in reconnecting():
+            self._looked = time.monotonic()
             if self._stopping.is_set():
                 return
             try:
@@ -226,6 +251,7 @@ class Worker:
                 log.info("still away: %s", problem)
 
     async def _drain(self, pool: asyncpg.Pool[Any]) -> None:
+        self._looked = None
         with contextlib.suppress(*RECONNECT):
             await pool.execute(queue.SQL["drain_worker"], self.claimer.id, self.claimer.nonce)
         await self.attempts.finish(self.settings.shutdown, self._at_once)
