@@ -14,6 +14,7 @@ import pytest
 from gristmill.db import migrate as module
 from gristmill.db.database import connect, open_pool
 from gristmill.db.migrate import check_schema, migrate, migrations, newest, schema_version
+from gristmill.engine import Engine
 from gristmill.errors import DatabaseProblem
 
 
@@ -52,6 +53,32 @@ async def test_two_processes_may_migrate_at_once(empty_url: str) -> None:
     assert sorted(len(part) for part in applied) == [0, len(migrations())]
     await first.close()
     await second.close()
+
+
+async def test_a_newer_schema_that_only_adds_lets_older_workers_go_on_and_start(pool: Any, database_url: str) -> None:
+    """A fleet is upgraded one host after the other: the first new process migrates, the others go on."""
+    await pool.execute(
+        "insert into schema_migration (version, name, checksum, expands) values ($1, 'next', '', true)", newest() + 1
+    )
+    await pool.execute("alter table run add column of_the_next_release text")
+    async with pool.acquire() as connection:
+        assert await migrate(connection) == []
+        await check_schema(connection)
+    engine = Engine(database_url)
+
+    @engine.task("add")
+    async def add(one: int, other: int) -> int:
+        return one + other
+
+    async with engine, engine.working({"*": 1}):
+        assert await (await engine.enqueue(add, one=1, other=2)).result(wait=20) == 3
+    await pool.execute(
+        "insert into schema_migration (version, name, checksum, expands) values ($1, 'contract', '', false)",
+        newest() + 2,
+    )
+    with pytest.raises(DatabaseProblem) as refused:
+        await check_schema(pool)
+    assert refused.value.code == "D120"
 
 
 async def test_a_newer_schema_is_refused_and_left_alone(pool: Any) -> None:

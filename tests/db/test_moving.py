@@ -51,8 +51,7 @@ async def filled(url: str, rows: int = 3_000) -> dict[str, int]:
         insert into event_history (seq, at, name, body)
         select n, '2026-11-17', 'e', '{}' from generate_series(1, 50) n""")
     await connection.execute(
-        "insert into counter_delta (run_id, step, name, n) "
-        "select 1, 0, 'completed', 1 from generate_series(1, 20)"
+        "insert into counter_delta (run_id, step, name, n) select 1, 0, 'completed', 1 from generate_series(1, 20)"
     )
     found = await counted(connection)
     await connection.close()

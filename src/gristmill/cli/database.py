@@ -13,7 +13,7 @@ from gristmill.cli.options import print_json
 
 @click.group(name="db")
 def command() -> None:
-    """The database: status, url, psql, migrate, move, prune, stop."""
+    """The database: status, url, psql, migrate, move, roles, prune, stop."""
 
 
 @command.command()
@@ -96,6 +96,14 @@ async def _migrate(home: Path | None) -> int:
     async with options.open_app(home, workers=0) as app:
         click.echo(f"schema version {await schema_version(app.pool)}")
     return 0
+
+
+@command.command()
+def roles() -> None:
+    """Prints SQL that makes roles with least privilege: worker, api, reader; apply it as the owner, with psql."""
+    from gristmill.db.roles import grants
+
+    click.echo(grants(), nl=False)
 
 
 @command.command()

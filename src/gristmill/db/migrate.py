@@ -26,6 +26,11 @@ class Migration:
     def checksum(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
+    @property
+    def expands(self) -> bool:
+        """Whether its first line is `-- expand`: it only adds, and the release before goes on with it."""
+        return self.text.startswith("-- expand\n")
+
 
 @cache
 def migrations() -> tuple[Migration, ...]:
@@ -62,7 +67,9 @@ async def migrate(connection: asyncpg.Connection[Any]) -> list[Migration]:
             hint="Gristmill needs PostgreSQL 14 or newer", safe="nothing was changed",
         )  # fmt: skip
     applied: list[Migration] = []
-    if await _known(connection) == {migration.version: migration.checksum for migration in migrations()}:
+    known = await _known(connection)
+    if {migration.version: migration.checksum for migration in migrations()}.items() <= known.items():
+        await check_schema(connection)
         return applied  # without a lock and without a write: what every process finds that starts later
     async with connection.transaction():
         # Another process may be at a long migration, and so may we.
@@ -73,9 +80,12 @@ async def migrate(connection: asyncpg.Connection[Any]) -> list[Migration]:
             f"create table if not exists {SCHEMA}.schema_migration (version integer primary key, name text not null,"
             " checksum text not null, applied_at timestamptz not null default clock_timestamp())"
         )
+        await connection.execute(
+            f"alter table {SCHEMA}.schema_migration add column if not exists expands boolean not null default false"
+        )
         known = await _known(connection)
         if known and max(known) > newest():
-            raise newer_schema(max(known))
+            await check_schema(connection)
         for migration in migrations():
             if migration.version in known:
                 if known[migration.version] != migration.checksum:
@@ -88,8 +98,9 @@ async def migrate(connection: asyncpg.Connection[Any]) -> list[Migration]:
             await connection.execute(f"set local search_path = {SCHEMA}, public")
             await connection.execute(migration.text, timeout=LONG)
             await connection.execute(
-                f"insert into {SCHEMA}.schema_migration (version, name, checksum) values ($1, $2, $3)",  # noqa: S608
-                migration.version, migration.name, migration.checksum,
+                f"insert into {SCHEMA}.schema_migration (version, name, checksum, expands) "  # noqa: S608
+                "values ($1, $2, $3, $4)",
+                migration.version, migration.name, migration.checksum, migration.expands,
             )  # fmt: skip
             applied.append(migration)
     return applied
@@ -104,10 +115,15 @@ async def _known(connection: asyncpg.Connection[Any]) -> dict[int, str]:
 
 
 async def check_schema(connection: asyncpg.Connection[Any] | asyncpg.Pool[Any]) -> None:
-    """Raises `DatabaseProblem` when the schema is not the one this version works on (D120 newer, D123 older)."""
+    """Raises `DatabaseProblem` when the schema is not one that this version works on: D120 newer, D123 older.
+
+    A newer one is fine while all that came after our own only adds: a fleet is upgraded one host after the other.
+    """
     version = await schema_version(connection)
     if version > newest():
-        raise newer_schema(version)
+        foreign = f"select bool_and(expands) from {SCHEMA}.schema_migration where version > $1"  # noqa: S608
+        if not await connection.fetchval(foreign, newest()):
+            raise newer_schema(version)
     if version < newest():
         raise DatabaseProblem(
             f"the database has schema version {version}, this version needs {newest()}", code="D123",
