@@ -13,7 +13,7 @@ from gristmill.cli.options import print_json
 
 @click.group(name="db")
 def command() -> None:
-    """The database: status, url, psql, migrate, move, roles, prune, stop."""
+    """The database: status, url, psql, migrate, move, roles, pooler, prune, stop."""
 
 
 @command.command()
@@ -96,6 +96,15 @@ async def _migrate(home: Path | None) -> int:
     async with options.open_app(home, workers=0) as app:
         click.echo(f"schema version {await schema_version(app.pool)}")
     return 0
+
+
+@command.command()
+@click.option("--name", default="gristmill", show_default=True, help="The database's name on the server.")
+def pooler(name: str) -> None:
+    """Prints SQL that lets a database be used through a PgBouncer in transaction mode; apply it once, with psql."""
+    from gristmill.db.database import pooler_settings
+
+    click.echo(pooler_settings(name), nl=False)
 
 
 @command.command()

@@ -13,6 +13,7 @@ import asyncpg
 from gristmill.errors import DatabaseProblem
 
 T = TypeVar("T")
+C = TypeVar("C", bound="asyncpg.Connection[Any] | asyncpg.Pool[Any]")
 SCHEMA = "gristmill"
 
 # reliability 3.2.1 (g): a statement that hangs must not hang its worker; a session that hangs must not hold its locks.
@@ -46,23 +47,66 @@ RECONNECT = (
 REPEAT = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
 
 
+_pooled: set[str] = set()  # URLs behind a PgBouncer in transaction mode, as far as this process has seen
+
+
 async def connect(url: str, **settings: str) -> asyncpg.Connection[Any]:
-    """A connection outside of any pool. Raises `DatabaseProblem` D110 when there is no server at `url`."""
-    try:
-        return await asyncpg.connect(url, server_settings=SESSION | settings, timeout=10, command_timeout=ANSWER_WITHIN)
-    except (*RECONNECT, asyncpg.PostgresError) as error:
-        raise unreachable(url, error) from error
+    """A connection outside of any pool. Raises `DatabaseProblem` D110 when there is no server at `url`, D137 when a
+    pooler is in between and the database does not know our settings."""
+
+    async def opened(wanted: dict[str, str]) -> asyncpg.Connection[Any]:
+        return await asyncpg.connect(url, server_settings=wanted, timeout=10, command_timeout=ANSWER_WITHIN)
+
+    return await _connected(url, opened, SESSION | settings)
 
 
 async def open_pool(url: str, *, size: int = 4, name: str = "gristmill") -> asyncpg.Pool[Any]:
-    """A pool of at most `size` connections, the first of them opened. Raises `DatabaseProblem` D110."""
-    try:
+    """A pool of at most `size` connections, the first of them opened. Raises `DatabaseProblem` as `connect` does."""
+
+    async def opened(wanted: dict[str, str]) -> asyncpg.Pool[Any]:
         return await asyncpg.create_pool(
-            url, min_size=0, init_size=1, max_size=size, server_settings=SESSION | {"application_name": name},
+            url, min_size=0, init_size=1, max_size=size, server_settings=wanted,
             timeout=10, max_inactive_connection_lifetime=0, reset=_keep, command_timeout=ANSWER_WITHIN,
         )  # fmt: skip
+
+    return await _connected(url, opened, SESSION | {"application_name": name})
+
+
+def pooled(url: str) -> bool:
+    """Whether sessions are shared there: nothing that belongs to a session works (locks, LISTEN, `set`). Known once
+    this process has connected."""
+    return url in _pooled
+
+
+async def _connected(url: str, opened: Callable[[dict[str, str]], Awaitable[C]], settings: dict[str, str]) -> C:
+    """Opens with our settings, or behind a PgBouncer without them: it takes none, and the database must have them."""
+    try:
+        if url not in _pooled:
+            try:
+                return await opened(settings)
+            except asyncpg.ProtocolViolationError as error:
+                if "startup parameter" not in str(error):
+                    raise
+                _pooled.add(url)
+        connection = await opened({"application_name": settings["application_name"]})
+        if not str(await connection.fetchval("show search_path")).startswith(SCHEMA):
+            raise DatabaseProblem(
+                f"a connection pooler is in front of {without_password(url)}", code="D137", safe="nothing was changed",
+                hint="tell the database our settings, on a direct connection: gristmill db pooler | psql",
+            )  # fmt: skip
+        return connection
     except (*RECONNECT, asyncpg.PostgresError) as error:
         raise unreachable(url, error) from error
+
+
+def pooler_settings(database: str) -> str:
+    """SQL after which a database can be used through a PgBouncer in transaction mode: our settings become its own."""
+    name = database.replace('"', '""')
+    kept = {key: value for key, value in SESSION.items() if key != "application_name"}
+    return "".join(
+        f'alter database "{name}" set {key} = {value if "," in value else f"{value!r}"};\n'
+        for key, value in kept.items()
+    )
 
 
 async def close_pool(pool: asyncpg.Pool[Any], patience: float = 5.0) -> None:

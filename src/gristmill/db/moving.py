@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from gristmill.db.database import LONG, SCHEMA, connect, without_password
+from gristmill.db.database import LONG, SCHEMA, connect, pooled, without_password
 from gristmill.db.migrate import check_schema, migrate
 from gristmill.db.statements import statements
 from gristmill.errors import DatabaseProblem
@@ -106,6 +106,11 @@ async def stay(url: str) -> bool:
 async def _opened(url: str) -> AsyncIterator[Connection]:
     connection = await connect(url)
     try:
+        if pooled(url):
+            raise DatabaseProblem(
+                "a move needs connections of its own, and a pooler is in between", code="D138",
+                hint="name the server itself", safe="nothing was changed",
+            )  # fmt: skip
         await _speak_plainly(connection)
         yield connection
     finally:
