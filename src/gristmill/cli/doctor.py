@@ -6,8 +6,10 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -42,16 +44,32 @@ def command(model: tuple[str, ...], show_config: bool, home: Path | None, as_jso
 def _config(home: Path | None, as_json: bool) -> None:
     from gristmill.config import load_settings
     from gristmill.db.database import without_password
+    from gristmill.logs import redact
 
     loaded = load_settings(home=home)
     values = loaded.values.model_dump(mode="json")
     if values["database_url"]:
         values["database_url"] = without_password(values["database_url"])
     if as_json:
-        print_json("settings", settings={k: {"value": v, "origin": loaded.origins[k]} for k, v in values.items()})
+        inner = {name: origin for name, origin in loaded.origins.items() if "." in name}
+        documents = {k: {"value": v, "origin": loaded.origins[k]} for k, v in values.items()}
+        print_json("settings", settings=documents, origins=inner, files=[str(file) for file in loaded.files])
         return
     for name, value in values.items():
-        click.echo(f"{name:<18} {value!s:<40} {loaded.origins[name]}")
+        for shown, one, origin in _lines(name, value, loaded.origins):
+            click.echo(f"{shown:<32} {redact(str(one)):<40} {origin}".rstrip())
+    if not loaded.files:
+        click.echo("no gristmill.toml was found from here upward", err=True)
+
+
+def _lines(name: str, value: Any, origins: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    """A setting, or what stands in its table, each with its origin; [workers.NAME] as it is written."""
+    written = f"workers{name.removeprefix('crew')}" if name.split(".")[0] == "crew" else name
+    given = [key for key in value if f"{name}.{key}" in origins] if isinstance(value, dict) else []
+    if not given:
+        yield written, value, origins.get(name, "default")
+    for key in given:
+        yield from _lines(f"{name}.{key}", value[key], origins)
 
 
 async def _doctor(home: Path | None, models: tuple[str, ...], as_json: bool) -> int:
@@ -74,6 +92,7 @@ async def _doctor(home: Path | None, models: tuple[str, ...], as_json: bool) -> 
 
 async def _look(home: Path | None, models: tuple[str, ...]) -> list[Finding]:
     from gristmill.config import load_settings
+    from gristmill.db.database import pooled
     from gristmill.db.migrate import newest, schema_version
 
     settings = load_settings(home=home).values
@@ -89,6 +108,9 @@ async def _look(home: Path | None, models: tuple[str, ...]) -> list[Finding]:
         latency = (time.perf_counter() - started) * 1000
         kind = "your server" if settings.database_url else "embedded"
         found.append(Finding("ok", "database", f"PostgreSQL {version}, {kind}, {latency:.1f} ms"))
+        if pooled(app.url):
+            text = "behind a connection pooler: a worker's death is noticed when its lease ends, not within a second"
+            found.append(Finding("ok", "pooler", text))
         found.append(Finding("ok", "schema", f"version {await schema_version(app.pool)} of {newest()}"))
         for name, wanted in (("fsync", "on"), ("full_page_writes", "on"), ("autovacuum", "on")):
             value = await app.pool.fetchval("select current_setting($1)", name)
