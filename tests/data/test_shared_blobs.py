@@ -17,7 +17,7 @@ from gristmill.config import Settings
 from gristmill.data import s3
 from gristmill.data.compression import Compress
 from gristmill.data.s3 import Keys, open_bucket, signed
-from gristmill.data.shared_blobs import SharedBlobs
+from gristmill.data.shared_blobs import SharedBlobs, open_blobs
 from gristmill.errors import ConfigurationError, EnvironmentProblem, TransientError
 from gristmill.operators import parse, split
 from gristmill.workflow import Workflow
@@ -183,3 +183,13 @@ async def test_a_run_keeps_its_bytes_in_the_store_also_those_of_its_child_proces
         assert (await hand.drain(run))[0].state == "completed", await run.failures()
         used = await app.pool.fetchval("select body::json ->> 'text_blob' from record where kind = 'document'")
     assert any(key.endswith(f"{used}.zst") for key in store.objects)
+
+
+async def test_a_folder_that_hosts_share_is_a_store(tmp_path: Path) -> None:
+    here = open_blobs(tmp_path / "here", str(tmp_path / "mount"))
+    there = open_blobs(tmp_path / "there", f"file://{tmp_path / 'mount'}")
+    digest = await here.write(b"grain")
+    assert await there.read(digest) == b"grain"
+    assert not (tmp_path / "here").exists()
+    with pytest.raises(ConfigurationError, match="is no store"):
+        open_blobs(tmp_path, "relative/folder")

@@ -82,7 +82,12 @@ class SharedBlobs(Blobs):
 
 
 def open_blobs(folder: Path, url: str | None, **settings: Any) -> Blobs:
-    """The store of bytes of a project. Raises `ConfigurationError` U204 for a URL that is no store."""
+    """The store of bytes of a project: `folder`, or a folder that hosts share ("/..." or "file:///..."), or a bucket.
+
+    Raises `ConfigurationError` U204 for a URL that is no store.
+    """
     if url is None:
         return Blobs(folder, **settings)
+    if (shared := url.removeprefix("file://")).startswith("/"):
+        return Blobs(Path(shared), **settings)
     return SharedBlobs(folder, open_bucket(url, os.environ), **settings)
