@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types imports unit thorough format lock clean
+.PHONY: demo test lint types imports unit thorough page page-types format lock clean
 
 # The environment is made again when a lock file or the project's own declaration changes.
 $(VENV)/run.stamp: requirements/run.lock pyproject.toml
@@ -36,6 +36,13 @@ unit: $(VENV)/develop.stamp
 
 thorough: $(VENV)/develop.stamp  ## all tests, also the proofs that take minutes
 	$(BIN)/pytest -n 2 -m "thorough or not thorough"
+
+page:  ## builds the page into src/gristmill/web/static; the only target that needs Node
+	cd web && npm ci --ignore-scripts --no-audit --no-fund && npm run build
+
+page-types: $(VENV)/develop.stamp  ## the page's types, from the API as it is now
+	$(BIN)/python web/scripts/openapi.py > web/openapi.json
+	cd web && npm run types
 
 format: $(VENV)/develop.stamp
 	$(BIN)/ruff format .

@@ -23,17 +23,20 @@ class Answer:
 class Server:
     url: str
     asked: list[tuple[str, bytes]] = field(default_factory=list)  # path and body of each request
+    headers: list[dict[str, str]] = field(default_factory=list)  # of each request, names in lower case
 
 
 @contextmanager
 def serving(answer: Callable[[str, bytes], Answer]) -> Iterator[Server]:
     """`answer(path, body)` is called for each request, in a thread of its own."""
     asked: list[tuple[str, bytes]] = []
+    headers: list[dict[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             asked.append((self.path, body))
+            headers.append({name.lower(): text for name, text in self.headers.items()})
             given = answer(self.path, body)
             self.send_response(given.status)
             for name, value in given.headers.items():
@@ -59,7 +62,7 @@ def serving(answer: Callable[[str, bytes], Answer]) -> Iterator[Server]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield Server(f"http://127.0.0.1:{server.server_address[1]}", asked)
+        yield Server(f"http://127.0.0.1:{server.server_address[1]}", asked, headers)
     finally:
         server.shutdown()
         server.server_close()

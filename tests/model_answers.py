@@ -21,8 +21,8 @@ class Question:
 
     @property
     def passage(self) -> str:
-        found = re.search(r"<passage>\n(.*?)\n</passage>", self.user, re.DOTALL)
-        return found[1] if found else self.user
+        found = re.search(r"<(passage|text)>\n(.*?)\n</\1>", self.user, re.DOTALL)
+        return found[2] if found else self.user
 
     @property
     def count(self) -> int:
@@ -68,11 +68,12 @@ class _Filler:
         if kind == "object":
             return {key: self.value(part, key, place) for key, part in schema.get("properties", {}).items()}
         if kind == "array":
-            return [self.value(schema.get("items", {}), name, number) for number in range(self.question.count)]
+            count = min(max(self.question.count, schema.get("minItems", 0)), schema.get("maxItems", 1000))
+            return [self.value(schema.get("items", {}), name, number) for number in range(count)]
         if kind == "integer":
             return int(schema.get("minimum", 1)) + place
         if kind == "number":
-            return float(schema.get("minimum", 1)) + place / 2
+            return float(schema.get("minimum", 1)) + place / 2 + (500 if name in ("right", "bottom") else 0)
         return {"boolean": True, "null": None}.get(kind, self._text(name, place))
 
     def _text(self, name: str, place: int) -> str:
@@ -81,6 +82,10 @@ class _Filler:
             return f"What is said about {' '.join(sentence.split()[:6])} ({place + 1})?"
         if name in ("quote", "answer", "evidence"):
             return sentence
+        if name == "text":  # a mention: the longest word
+            return max(re.findall(r"\w+", sentence), key=len, default="nothing")
+        if name in ("head", "tail"):
+            return f"e{place + (1 if name == 'head' else 2)}"
         return f"{name} {place + 1} of {self.digest[:8]}"
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import asyncpg
 
-from gristmill import notify, starting
+from gristmill import bulk, exporting, notify, starting
 from gristmill.bindings import ModelSource
 from gristmill.config import HANDED_ON, Settings, load_settings
 from gristmill.crew.launch import Crew
@@ -39,7 +39,8 @@ from gristmill.fetch import incoming
 from gristmill.handlers import Handlers
 from gristmill.llm.budget import set_cap
 from gristmill.operators.operator import registered
-from gristmill.operators.prompts import check_prompts, own_prompts
+from gristmill.operators.prompts import check_prompts, own_prompts, texts_of
+from gristmill.packs.store import take_packs
 from gristmill.performer import RecordPerformer
 from gristmill.run import Run
 from gristmill.workflow import Workflow
@@ -91,6 +92,7 @@ class App:
                 settings.home / "blobs", settings.blobs, reserve=settings.disk_reserve, compress=settings.compress
             )
             self.models = ModelSource(settings, self._pool, settings.home / "spool", self.nonce)
+            await take_packs(self._pool, settings.home, settings.packs, fetch=settings.packs_from_database)
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -150,7 +152,7 @@ class App:
         inputs = Inputs.of(sources)
         key = self.run_key(chosen, inputs)
         new = NewRun(
-            chosen.name, chosen.name, chosen.engine_steps(), chosen.definition(), key, self.settings.project,
+            chosen.name, chosen.name, chosen.engine_steps(), await self._told(chosen), key, self.settings.project,
             inputs=tuple(inputs.plain()), after=tuple(run.id for run in after), detail=EVENTS.index(events),
         )  # fmt: skip
         async with transaction(self.pool) as connection:
@@ -166,6 +168,15 @@ class App:
         if not (await run.progress()).ended:
             await self.start_crew()
         return run
+
+    async def _told(self, workflow: Workflow) -> dict[str, Any]:
+        """The definition that is kept with a run: also which words its prompts had, so that runs can be compared."""
+        texts = texts_of(workflow.steps, self.settings.language, self.settings.prompts)
+        prompts = {
+            step: {name: await self.blobs.write(text.encode()) for name, text in found.items()}
+            for step, found in texts.items()
+        }
+        return workflow.definition() | ({"prompts": prompts} if prompts else {})
 
     def run_key(self, workflow: Workflow, sources: Sequence[Path | str] | Inputs) -> bytes:
         """What the run of a workflow over these inputs is found by: sha256 (32 bytes)."""
@@ -273,17 +284,23 @@ class App:
         s = self.settings
         settings = WorkerSettings(
             pools={"notify": 4, **s.pools}, lease=s.lease, beat=s.beat, probe=s.probe, confirm=s.confirm,
-            stall_after=s.stall_after, poll=s.poll, shutdown=s.shutdown, keep_finished=s.keep_finished,
-            keep_history=s.keep_history, name=name, turn_every=s.turn_every,
+            stall_after=s.stall_after, stuck_after=s.stuck_after, poll=s.poll, shutdown=s.shutdown,
+            keep_finished=s.keep_finished, keep_history=s.keep_history, name=name, turn_every=s.turn_every,
         )  # fmt: skip
+        from gristmill.packs.actions import load_shipped  # only workers have to know all of them
+
+        load_shipped()
         if self._performer is None:
-            services = {"docling": s.docling_url} if s.docling_url else {}
+            servers = {"docling": s.docling_url, "detector": s.detector_url}
+            services = {name: url for name, url in servers.items() if url}
             self._performer = RecordPerformer(
                 self.pool, self.blobs, self.models, s.language, s.backoff, s.prompts, services
             )  # fmt: skip
             self._warming = asyncio.create_task(self._performer.children.warm())
         revive = self.revive if self._server is not None else None
-        performer = Performers(self._performer, Handlers({**starting.HANDLERS, **notify.HANDLERS}, self))
+        kept = {**bulk.HANDLERS, **exporting.HANDLERS}
+        handlers = Handlers({**starting.HANDLERS, **notify.HANDLERS, **kept}, self, kept=kept)
+        performer = Performers(self._performer, handlers)
         return Worker(self.url, performer, settings, self.nonce, revive, DatabaseMetrics())
 
 

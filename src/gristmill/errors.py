@@ -55,7 +55,15 @@ class UsageError(GristmillError):
 
 
 class ConfigurationError(UsageError):
+    """`problems` are the wrong settings one by one, where several may have been found."""
+
     code = "U200"
+
+    def __init__(
+        self, message: str, *, hint: str = "", safe: str = "", code: str | None = None, problems: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message, hint=hint, safe=safe, code=code)
+        self.problems = tuple(problems)
 
 
 class WorkflowError(UsageError):

@@ -12,7 +12,8 @@ import posixpath
 import re
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -22,7 +23,7 @@ from gristmill.data.intake import found_in, narrowed
 from gristmill.data.media import EXTENSIONS, UNKNOWN, extension, media_type
 from gristmill.data.scan import Found, Unreadable, told
 from gristmill.data.selection import Inputs
-from gristmill.errors import InputError
+from gristmill.errors import InputError, TransientError
 from gristmill.webhook import forbidden
 
 LIMIT = 300_000_000  # bytes, where nothing else is said
@@ -59,6 +60,70 @@ async def fetch(
         return file
 
     return Found(name, Path(name), size, media_type(name, file), url, opener)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answered: header names in lower case, `url` after redirects."""
+
+    status: int
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+async def request(
+    method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes = b"", private: bool = False,
+    max_bytes: int = LIMIT, timeout: float = 60.0,
+) -> Answer:  # fmt: skip
+    """One request under the same rules as `fetch`; GET and HEAD follow redirects, without `headers` to another server.
+
+    Any status is an answer. Raises `InputError` F120, F122 (redirects), F123, F109, `TransientError` F121.
+    """
+    sent = {"user-agent": "gristmill", "accept": "*/*"} | {name.lower(): text for name, text in (headers or {}).items()}
+    address = url
+    try:
+        async with asyncio.timeout(timeout):
+            for _ in range(REDIRECTS + 1):
+                answer = await _ask(method, address, sent, body, private, max_bytes)
+                if method not in ("GET", "HEAD") or not 300 <= answer.status < 400 or "location" not in answer.headers:
+                    return answer
+                before, address = address, urljoin(address, answer.headers["location"])
+                if _parts(address) != _parts(before) or urlsplit(address).scheme != urlsplit(before).scheme:
+                    sent = {"user-agent": "gristmill", "accept": "*/*"}
+    except TimeoutError:
+        raise TransientError(f"{_shown(url)} did not answer within {timeout:.0f} s", code="F121") from None
+    raise InputError(f"{_shown(url)} redirects more than {REDIRECTS} times", code="F122")
+
+
+async def _ask(
+    method: str, url: str, headers: Mapping[str, str], body: bytes, private: bool, max_bytes: int
+) -> Answer:  # fmt: skip
+    from pyreqwest import exceptions as http
+    from pyreqwest.client import ClientBuilder
+
+    host, port = _parts(url)
+    problem = "no address"
+    for address in await _addresses(url, host, port, private):
+        builder = ClientBuilder().follow_redirects(False).no_proxy().connect_timeout(timedelta(seconds=10))
+        try:
+            async with builder.resolve(host, address, port).build() as client:
+                asked = client.request(method, url).headers(dict(headers))
+                async with (asked.body_bytes(body) if body else asked).build_streamed() as response:
+                    kept = bytearray()
+                    while (chunk := await response.body_reader.read_chunk()) is not None:
+                        kept += chunk.to_bytes()
+                        if len(kept) > max_bytes:
+                            raise InputError(f"{_shown(url)} answered more than {max_bytes:,} bytes", code="F109")
+                    known = {str(name).lower(): str(text) for name, text in response.headers.items()}
+                    return Answer(response.status, url, known, bytes(kept))
+        except (http.ConnectError, http.ConnectTimeoutError) as error:
+            problem = type(error).__name__
+        except http.PyreqwestError as error:
+            raise TransientError(
+                f"the connection to {_shown(url)} broke: {type(error).__name__}", code="F121"
+            ) from None
+    raise TransientError(f"no connection to {_shown(url)}: {problem}", code="F121")
 
 
 async def incoming(

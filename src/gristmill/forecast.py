@@ -17,10 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 
+from gristmill.bindings import ModelSource
+from gristmill.config import Settings
 from gristmill.data import selection
 from gristmill.data.blobs import Blobs
 from gristmill.data.intake import found_in
@@ -36,6 +38,7 @@ from gristmill.workflow import Workflow
 SQL = statements("forecast")
 PAST = statements("calls")["past"]
 FILES = 12  # that are walked at most
+WORKERS = 2  # that a run starts, where the settings say none
 KEPT = 6  # candidates of each type
 LARGEST = 5_000_000  # bytes of a file that is walked; larger ones are scaled from the others
 PATIENCE = 20.0  # seconds for all walks together; the first file is always finished
@@ -124,6 +127,32 @@ def scaled(inputs: Inputs, place: int, name: str) -> Range:
     return Range(max(0.0, total - error), total, total + error)
 
 
+class Host(Protocol):
+    """What `foreseen` needs of the App."""
+
+    settings: Settings
+    models: ModelSource
+
+    @property
+    def pool(self) -> asyncpg.Pool[Any]: ...
+
+    def run_key(self, workflow: Workflow, sources: Sequence[Path | str] | selection.Inputs) -> bytes: ...
+
+
+async def foreseen(app: Host, flow: Workflow, paths: Sequence[Path | str] | selection.Inputs) -> dict[str, Any]:
+    """As `foresee`, with what the App knows; keeps the forecast, for a comparison later. Sends nothing."""
+    settings = app.settings
+    models = {spec.model: await app.models.open(spec.model) for spec in flow.steps if spec.model}
+    workers = settings.workers or WORKERS
+    plan = await foresee(
+        flow, paths, models=models, pool=app.pool, prices=app.models.prices, language=settings.language,
+        slots=workers * settings.pools.get("model", 32), parsers=workers * settings.pools.get("parse", 1),
+        prompts=settings.prompts,
+    )  # fmt: skip
+    await save(app.pool, app.run_key(flow, paths), plan)
+    return plan
+
+
 async def foresee(
     flow: Workflow, paths: Sequence[Path | str] | selection.Inputs, *, models: Mapping[str, Model],
     pool: asyncpg.Pool[Any], prices: Prices, language: str = "en", slots: int = 32, parsers: int = 1,
@@ -207,6 +236,8 @@ async def _step(
     }  # fmt: skip
     if any(tallies[place].failed for part in inputs.strata.values() for _, tallies in part.walked):
         step["notes"].append(f"{spec.name}: some sampled pieces failed; they count as if nothing came of them")
+    if spec.operator.acts:
+        step["notes"].append(f"{spec.name}: a plan runs no programs; what comes of it, and what follows, is not known")
     if spec.operator.barrier and spec.model:
         step["notes"].append(f"{spec.name}: gathers what the others make, which cannot be foreseen")
     calls = figure["calls"]

@@ -32,6 +32,7 @@ from gristmill.operators.protocol import error_from_json
 from gristmill.workflow import Workflow
 
 ASKED = 24  # records of one file for which a step with a model makes its prompts; more are counted, not made
+WORDS_A_MENTION = 12  # about as dense as names are in prose
 ROW = 400  # bytes that the database needs for a record beside its body: keys, lineage, membership, indexes
 
 
@@ -95,6 +96,8 @@ class _Counted:
 
 
 async def _stand_in(request: Request) -> Answer:
+    if request.prompt == "extract":
+        return Answer(_mentions(request.fields), "stand-in")
     try:
         given = await ExtractiveModel().complete(request)
         if request.prompt != "ask":
@@ -109,6 +112,13 @@ async def _stand_in(request: Request) -> Answer:
         if request.schema is None:
             return Answer("An answer of some length stands here.", "stand-in", usage=Usage())
         return Answer(canonical_json(smallest(request.schema, request.schema)), "stand-in")
+
+
+def _mentions(fields: Mapping[str, Any]) -> str:
+    """One word of each dozen, under the first label: steps behind it have something to ask about."""
+    label = str(fields.get("labels", "")).partition("\n")[0].removeprefix("- ").partition(":")[0]
+    found = str(fields.get("text", "")).split()[::WORDS_A_MENTION]
+    return canonical_json([{"text": word[:100], "label": label, "confidence": 0.9} for word in found])
 
 
 def smallest(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int = 0) -> Any:
@@ -174,6 +184,9 @@ class Sampler:
             chosen = [pieces[number * len(pieces) // ASKED] for number in range(ASKED)]
             scale = tally.inputs / sum(piece.weight for piece in chosen)
             chosen = [replace(piece, weight=piece.weight * scale) for piece in chosen]
+        if spec.operator.acts:
+            tally.outputs, tally.bytes = tally.inputs, ROW * tally.inputs
+            return []  # what it would make is not known
         counted = _Counted(self._models[spec.model], tally) if spec.model else None
         following: list[_Piece] = []
         for piece in chosen:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import asyncpg
 
+from gristmill.db.statements import statements
 from gristmill.engine.performer import Outcome
 from gristmill.engine.retry import Policy
 from gristmill.engine.task import NewTask, Task
 from gristmill.errors import InputError
 
+RESULTS = statements("library")
 Handler = Callable[[dict[str, Any], Any], Awaitable[dict[str, Any]]]
 
 
 class Handlers:
-    """The engine's `Performer` for handlers: kind -> async function of the payload and `context` (the App)."""
+    """The engine's `Performer` for handlers: kind -> async function of the payload and `context` (the App). What those
+    of the kinds in `kept` return is stored as the result of their task."""
 
     isolates = True
 
-    def __init__(self, handlers: Mapping[str, Handler], context: Any, policy: Policy | None = None) -> None:
+    def __init__(
+        self, handlers: Mapping[str, Handler], context: Any, policy: Policy | None = None, kept: Collection[str] = ()
+    ) -> None:
         self._handlers = handlers
+        self._kept = kept
         self._context = context
         self._policy = policy or Policy()
         self.kinds: Sequence[str] = sorted(handlers)
@@ -43,4 +49,10 @@ class Handlers:
     async def save(
         self, connection: asyncpg.Connection[Any], finished: Sequence[tuple[Task, Outcome]]
     ) -> Sequence[NewTask]:
+        done = [(task, json.dumps(outcome.value)) for task, outcome in finished if task.kind in self._kept]
+        if done:
+            await connection.execute(
+                RESULTS["save_results"], [task.id for task, _ in done], [task.token for task, _ in done],
+                [value for _, value in done],
+            )  # fmt: skip
         return []

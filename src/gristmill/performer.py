@@ -79,8 +79,12 @@ class RecordPerformer:
         self.services = dict(services or {})  # addresses of other servers by name
         self.children = Children()
         self.isolates = True
-        self.kinds: Sequence[str] = sorted(registered())
         self._workflows: dict[int, Workflow] = {}
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Names of the operators that this process knows; packs may bring more while it runs."""
+        return sorted(registered())
 
     async def policy(self, task: Task) -> Policy:
         """The time limit of the step, or of its operator. Raises `Busy` for a workflow that is not known here."""
@@ -161,7 +165,7 @@ class RecordPerformer:
                 task.run_id, spec.operator.name, spec.pool or spec.operator.pool,
                 json.dumps({"inputs": [record_id], "place": place}), task.item_id, number,
                 max_attempts=spec.attempts or spec.operator.attempts,
-                trace=task.trace,
+                trace=task.trace, lock=spec.operator.lock, lock_slots=spec.operator.lock_slots,
                 priority=-number,  # what is furthest along goes first: rows come early, little is half-done
             )
             for number, spec in workflow.followers(task.step)
@@ -221,6 +225,7 @@ class RecordPerformer:
             language=self.language, attempt=task.attempt, fence=task.fence,
             idempotency_key=f"{task.run_id}-{task.id}", notes=notes, prompts=self.prompts,
             services=self.services, index=self._entries(task, spec, inputs),
+            given=made.given(spec.options) if made.given else None, timeout=_other_timeout(spec),
         )  # fmt: skip
         own = [parse_body(made.input_types, record.kind, record.body) for record in inputs.own]
         ancestors = {
@@ -252,13 +257,15 @@ class RecordPerformer:
                 "language": self.language, "attempt": task.attempt,
                 "fence": task.fence, "idempotency_key": f"{task.run_id}-{task.id}", "task": task.id,
                 "run": task.run_id, "model": spec.model, "prompts": str(self.prompts) if self.prompts else None,
-                "services": self.services,
+                "services": self.services, "given": made.given(spec.options) if made.given else None,
+                "timeout": _other_timeout(spec),
             },
         }  # fmt: skip
         ask = model.complete if model is not None else _no_model
         await self.blobs.bring(DIGEST.findall(json.dumps(message)))  # the child sees the folder only
         reply = await self.children.run(message, ask, limits=limits, fresh=fresh)
         if "error" in reply:
+            await self.blobs.send(DIGEST.findall(reply["error"]["message"]))  # raw output that was kept
             raise error_from_json(reply["error"])
         produced = [
             Produced(parse_body(made.output_types, kind, body), tuple(parents))
@@ -266,6 +273,11 @@ class RecordPerformer:
         ]
         await self.blobs.send(DIGEST.findall(json.dumps(reply["result"])))
         return produced, reply["notes"]
+
+
+def _other_timeout(spec: StepSpec) -> float | None:
+    """Seconds, if the step says other than its operator."""
+    return spec.timeout if spec.timeout != spec.operator.timeout else None
 
 
 def _ids(result: Result, made: Mapping[bytes, Sequence[int]]) -> list[int]:

@@ -63,6 +63,7 @@ class StepProgress:
     failed: int
     empty: int
     reused: int
+    degraded: int = 0  # completed with something that stands in for the answer
 
     @property
     def total(self) -> int:
@@ -311,7 +312,7 @@ def _step(row: Any) -> StepProgress:
         running=counts.get("running", 0),
         waiting=counts.get("available", 0) + counts.get("waiting", 0),
         failed=counts.get("failed", 0) + counts.get("quarantined", 0), empty=counts.get("empty", 0),
-        reused=counts.get("reused", 0),
+        reused=counts.get("reused", 0), degraded=counts.get("degraded", 0),
     )  # fmt: skip
 
 

@@ -146,6 +146,7 @@ class Workflow:
             Step(
                 spec.name, spec.operator.name, spec.pool or spec.operator.pool, spec.operator.barrier,
                 spec.attempts or spec.operator.attempts, after=edges, per_item=spec.per == "item",
+                lock=spec.operator.lock, lock_slots=spec.operator.lock_slots,
             )
             for spec, edges in zip(self.steps, self.edges, strict=True)
         )  # fmt: skip
@@ -155,12 +156,21 @@ class Workflow:
         """A stored workflow. Raises `UsageError` when an operator is not known here."""
         plain = json.loads(definition) if isinstance(definition, str) else definition
         steps = [
-            StepSpec(find_operator(step["operator"]), step["options"], step["name"], step["model"], step["pool"],
+            StepSpec(operator_named(step["operator"]), step["options"], step["name"], step["model"], step["pool"],
                      step["attempts"], step["timeout"], step.get("memory"), step.get("cpu"),
                      tuple(step["after"]) if "after" in step else None, step.get("per"))
             for step in plain["steps"]
         ]  # fmt: skip
         return cls(plain["name"], steps, plain["version"], reuse=plain.get("reuse", True))
+
+
+def operator_named(name: str) -> Operator:
+    """An operator, or an action of a pack ("core.http_get"). Raises `UsageError`."""
+    if "." not in name:
+        return find_operator(name)
+    from gristmill.packs.actions import find_action  # most workflows have none
+
+    return find_action(name)
 
 
 def kinds_of(spec: StepSpec) -> list[str]:

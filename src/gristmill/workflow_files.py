@@ -28,8 +28,8 @@ import yaml
 
 from gristmill.engine.targets import find_object
 from gristmill.errors import UsageError, WorkflowError
-from gristmill.operators.operator import OVERRIDES, StepSpec, find_operator
-from gristmill.workflow import Workflow
+from gristmill.operators.operator import OVERRIDES, StepSpec
+from gristmill.workflow import Workflow, operator_named
 
 FILE_LIMIT = 1024 * 1024  # bytes; a workflow is a page of text
 _FILE_WORDS = ("name", "version", "description", "steps", "parameters")
@@ -193,7 +193,7 @@ def _step(entry: Any, where: str) -> StepSpec:
     if not isinstance(name, str):
         raise UsageError(f"{where} names no operator", code="U303", hint="- parse, or - split: {size: 800}")
     try:
-        spec = StepSpec(find_operator(name))
+        spec = StepSpec(operator_named(name))
     except UsageError as error:
         raise UsageError(f"{where}: {error.message}", code="U303", hint=error.hint) from None
     if not isinstance(options or {}, dict):

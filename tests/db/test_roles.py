@@ -58,6 +58,7 @@ async def test_a_run_is_started_worked_and_read_by_three_roles(
         "drop table run",
         "create table mine ()",
         "delete from schema_migration",
+        "delete from pack",  # who may write there may run programs on workers
         "select * from api_token",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):

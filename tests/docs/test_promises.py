@@ -42,11 +42,12 @@ WANTED = [
     *numbered("000", 1, 33),
     *numbered("001", 1, 37, "13a-d", "14a-h"),
     *numbered("002", 1, 87, "15a-f", "+20b", "28a-e", "31a-e", "33a-b", "36a-d", "42a-h", "+68b-c", "+81b-p"),
-    *numbered("004", 1, 9),
-    *numbered("004", 20, 25, "+24b-c", "25a-h"),
+    *numbered("003", 1, 65, "05a-c", "09a-d", "17a-b", "24a-f", "33a-c"),
+    *numbered("004", 1, 25, "+24b-c", "25a-h"),
     *(f"W{n}" for n in range(1, 29)),
     *(f"A{n}" for n in range(1, 13)),
     *(f"{letter}{n}" for letter in "DT" for n in range(1, 5)),
+    *(f"M{n}" for n in range(1, 6)),
 ]
 
 
@@ -55,7 +56,7 @@ def rows() -> Iterator[tuple[str, list[str]]]:
     for page in PAGES:
         for line in page.read_text().splitlines():
             cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-            found = re.fullmatch(r"(\d{3}-\d\d|[WADT]\d+)(?:([a-z])(?:\.\.([a-z]))?)?", cells[0])
+            found = re.fullmatch(r"(\d{3}-\d\d|[WADTM]\d+)(?:([a-z])(?:\.\.([a-z]))?)?", cells[0])
             if line.startswith("| ") and found:
                 base, first, last = found.groups()
                 letters = _letters(f"{first}-{last or first}") if first else [""]

@@ -118,7 +118,7 @@ async def test_two_workers_in_one_process_are_two(pool: asyncpg.Pool[Any], datab
 def test_the_lease_is_set_by_the_environment_and_recovery_cannot_be_switched_off(tmp_path: Any) -> None:
     home = {"HOME": str(tmp_path)}
     loaded = load_settings(tmp_path, home | {"GRISTMILL_LEASE": "30"})
-    assert (loaded.values.lease, loaded.origins["lease"]) == (30.0, "environment")
+    assert (loaded.values.lease, loaded.origins["lease"]) == (30.0, "environment GRISTMILL_LEASE")
     for value in ("0", "-1"):
         with pytest.raises(ConfigurationError, match="lease"):
             load_settings(tmp_path, home | {"GRISTMILL_LEASE": value})

@@ -21,11 +21,16 @@ COMMANDS = {
     "resume": ("pause:resume", "Go on after a pause."),
     "cancel": ("pause:cancel", "End a run, or one input of it, for good."),
     "export": ("export", "Write a run's dataset to a file."),
+    "review": ("review", "What waits for people: next, accept, edit, reject, assign, stats."),
+    "label-studio": ("label_studio", "Annotations to and from Label Studio, and as COCO, YOLO, CoNLL and more."),
     "labels": ("labels", "Print the label tree of a run."),
+    "annotators": ("annotators", "Count what annotators said; compare them with each other and with people."),
     "search": ("search", "Find passages of a run by meaning and by words."),
     "vacuum": ("vacuum", "Tidy search indexes up."),
     "verify": ("vacuum:verify", "Check whether search indexes are sound."),
-    "worker": ("worker", "Run one worker process until it is told to stop."),
+    "up": ("up", "Start supervisor, workers and API, and keep them alive."),
+    "down": ("down", "Stop them in order."),
+    "worker": ("worker", "The workers of the crew: list, start, stop, pause, logs; or run one here."),
     "workers": ("workers", "Who works where; pause, resume or stop workers."),
     "pools": ("pools", "What waits and runs in each pool; limits over all workers, pauses."),
     "calls": ("calls", "What models were asked and what it cost; export, import, prune."),
@@ -34,8 +39,11 @@ COMMANDS = {
     "schedule": ("schedule", "Start runs at certain times, each tick exactly once."),
     "limits": ("limits", "What providers allow, how much of it is used, and changing it."),
     "locks": ("locks", "Who holds a lock and since when, and taking it away."),
+    "api": ("api", "Serve the API and the page."),
+    "token": ("api:token", "Who may use the API: add, rotate, remove tokens."),
     "metrics": ("metrics", "Print the numbers of all workers in Prometheus form, or serve them."),
     "models": ("models", "Models under names of your own: list, add, remove, test."),
+    "packs": ("packs", "Actions: programs of your own as steps of workflows; list, check, install, try."),
     "doctor": ("doctor", "Check database, models, disk and settings, and say what to do."),
     "hooks": ("hooks", "Tell somebody when something happens: webhook, e-mail, task."),
     "db": ("database", "The database: status, url, psql, migrate, stop."),
@@ -96,9 +104,11 @@ def exit_code(error: GristmillError) -> int:
 
 def show(error: GristmillError) -> None:
     """What, what to do, and what is safe; to standard error."""
-    click.echo(f"error[{error.code}]: {error.message}", err=True)
+    from gristmill.logs import redact
+
+    click.echo(f"error[{error.code}]: {redact(error.message)}", err=True)
     if error.hint:
-        click.echo(f"  try   {error.hint}", err=True)
+        click.echo(f"  try   {redact(error.hint)}", err=True)
     if error.safe:
         click.echo(f"  safe  {error.safe}", err=True)
 

@@ -92,6 +92,7 @@ async def _doctor(home: Path | None, models: tuple[str, ...], as_json: bool) -> 
 
 async def _look(home: Path | None, models: tuple[str, ...]) -> list[Finding]:
     from gristmill.config import load_settings
+    from gristmill.crew.places import places
     from gristmill.db.database import pooled
     from gristmill.db.migrate import newest, schema_version
 
@@ -123,6 +124,10 @@ async def _look(home: Path | None, models: tuple[str, ...]) -> list[Finding]:
         )
         if late:
             found.append(Finding("warn", "workers", f"{late} are late; the next worker takes their tasks over"))
+        found += [
+            Finding("warn", "crew", f"{one.name} is blacklisted: {one.cause}", f"gristmill worker reset {one.name}")
+            for one in await places(app.pool) if one.blacklisted
+        ]  # fmt: skip
         key = "set" if os.environ.get("OPENAI_API_KEY") else "not set (the model extractive needs none)"
         found.append(Finding("ok", "key", f"OPENAI_API_KEY is {key}"))
         found += [await _ask(app, spec) for spec in models]

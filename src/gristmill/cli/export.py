@@ -31,20 +31,21 @@ if TYPE_CHECKING:
 @click.option("--rows", help="The format of the rows in a bundle.")
 @click.option("--no-lineage", is_flag=True, help="Without the object metadata.")
 @click.option("--left-out", is_flag=True, help="With what duplicates and rejections leave out; left_out says why.")
+@click.option("--reviewed", is_flag=True, help="Only what a person has accepted or edited (gristmill review).")
 @click.option("--bom", is_flag=True, help="CSV for Excel: start with a byte order mark.")
 @options.home
 @options.as_json
 def command(
     run: str | None, target: Path, format_: str | None, where: str | None, map_: str | None, reasoning: Any,
-    split: str | None, seed: int, balance: int | None, rows: str | None, no_lineage: bool, left_out: bool, bom: bool,
-    home: Path | None, as_json: bool,
+    split: str | None, seed: int, balance: int | None, rows: str | None, no_lineage: bool, left_out: bool,
+    reviewed: bool, bom: bool, home: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Writes the dataset of RUN (default: the last one); a run that is still under way gives what is there."""
     from gristmill.data.exports import Options, find_format, infer_format
 
     wanted = Options(
         where=where, reasoning=reasoning, seed=seed, balance=balance, rows=rows, lineage=not no_lineage,
-        left_out=left_out, bom=bom,
+        left_out=left_out, reviewed=reviewed, bom=bom,
     )  # fmt: skip
     if map_ is not None:
         wanted = replace(wanted, columns=_pairs("--map", map_))

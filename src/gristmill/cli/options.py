@@ -15,6 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from gristmill.app import App
+    from gristmill.config import Settings
     from gristmill.run import Run
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,6 +47,26 @@ def open_app(home: Path | None, **arguments: Any) -> App:
     from gristmill.app import App
 
     return App(home=home, **arguments)
+
+
+def set_up_logs(settings: Settings) -> None:
+    """Logs as the settings say: to standard error, or to the file that the supervisor names."""
+    from gristmill import logs
+
+    file = os.environ.get("GRISTMILL_LOG_FILE")
+    as_json = {"text": False, "json": True}.get(settings.log_format)
+    logs.set_up(level=settings.log_level, file=Path(file) if file else None, as_json=as_json)
+
+
+def know_packs(home: Path | None = None) -> None:
+    """Makes the packs known that were installed on this machine, for workflows that are read before a database is."""
+    from gristmill.config import load_settings
+
+    settings = load_settings(home=home).values
+    if settings.packs or (settings.home / "packs").is_dir():
+        from gristmill.packs.store import take_local
+
+        take_local(settings.home, settings.packs)
 
 
 async def chosen_run(app: App, name: str | None) -> Run:

@@ -15,22 +15,12 @@ if TYPE_CHECKING:
     from gristmill.run import Run
     from gristmill.workflow import Workflow
 
-WORKERS = 2  # that a run starts, where the settings say none
-
 
 async def forecast(app: App, flow: Workflow, paths: Sequence[Path | str] | Inputs) -> dict[str, Any]:
     """Foresees a run from a sample of its inputs. Sends nothing; keeps the forecast alone, for a comparison later."""
-    from gristmill.forecast import foresee, save
+    from gristmill.forecast import foreseen
 
-    models = {spec.model: await app.models.open(spec.model) for spec in flow.steps if spec.model}
-    workers = app.settings.workers or WORKERS
-    plan = await foresee(
-        flow, paths, models=models, pool=app.pool, prices=app.models.prices, language=app.settings.language,
-        slots=workers * app.settings.pools.get("model", 32), parsers=workers * app.settings.pools.get("parse", 1),
-        prompts=app.settings.prompts,
-    )  # fmt: skip
-    await save(app.pool, app.run_key(flow, paths), plan)
-    return plan
+    return await foreseen(app, flow, paths)
 
 
 def show_forecast(plan: Mapping[str, Any]) -> None:

@@ -138,3 +138,9 @@ async def follow(
         if live is not None:
             live.stop()
         sys.stderr.flush()
+
+
+def told_step(step: StepProgress) -> str:
+    """What a step has done: "12 extract (1 empty, 2 degraded)"."""
+    besides = ", ".join(f"{n:,} {what}" for n, what in ((step.empty, "empty"), (step.degraded, "degraded")) if n)
+    return f"{step.completed:,} {step.name}" + (f" ({besides})" if besides else "")

@@ -14,7 +14,9 @@ from gristmill.cli.options import print_json, say
 @click.argument("run", required=False)
 @click.option("--cause", help="Only failures of this cause (the first digits are enough; `why` lists them).")
 @click.option("--item", metavar="NAME", help="Only this input: it begins anew, and uses all of it that was finished.")
-@click.option("--workers", type=click.IntRange(1, 10), help="Worker processes (default: 2).")
+@click.option(
+    "--workers", type=click.IntRange(0, 10), help="Worker processes (default: 2); 0: those of gristmill up do it."
+)
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Where the dataset goes.")
 @click.option("--format", "-f", "format_", help="Format of the dataset.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")

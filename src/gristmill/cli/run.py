@@ -51,7 +51,9 @@ SAMPLES = 3  # finished rows that are shown at the end, each of another source
 @click.option(
     "--format", "-f", "format_", help="jsonl, alpaca, sharegpt, messages, csv or parquet (default: by suffix)."
 )
-@click.option("--workers", type=click.IntRange(1, 10), help="Worker processes (default: 2).")
+@click.option(
+    "--workers", type=click.IntRange(0, 10), help="Worker processes (default: 2); 0: those of gristmill up do it."
+)
 @click.option("--plan", is_flag=True, help="Only say what would be done, and about how much.")
 @click.option("--budget", metavar="AMOUNT", help="What the run may spend; it is paused before that could be passed.")
 @click.option("--no-reuse", is_flag=True, help="Use no work and no answers of other runs.")
@@ -96,6 +98,7 @@ async def _plan(home: Path | None, wanted: dict[str, Any], as_json: bool) -> int
     from gristmill.cli.plan import forecast, show_forecast
     from gristmill.workflow_files import configured
 
+    options.know_packs(home)
     flow = configured(wanted["workflow"], wanted["assignments"], wanted["parameters"]).with_model(wanted["model"])
     async with options.open_app(home, workers=0) as app:
         flow = flow if wanted["reuse"] else flow.apart()
@@ -121,6 +124,7 @@ async def _run(
         if not sys.stderr.isatty() and not quiet:
             say(text)
 
+    options.know_packs(home)
     flow = configured(wanted["workflow"], wanted["assignments"], wanted["parameters"])
     async with options.open_app(home, workers=workers, on_event=on_event) as app:
         stop = interruptible(app)
@@ -129,9 +133,22 @@ async def _run(
             flow, wanted["paths"], model=wanted["model"], fresh=wanted["fresh"], after=before, events=wanted["events"],
             budget=wanted["budget"], reuse=wanted["reuse"],
         )  # fmt: skip
+        await check_workers(app, workers)
         if never := await _wait_for_others(run, stop):
             return _never(run, never, as_json)
         return await finish(run, stop, out, format_, quiet=quiet, as_json=as_json, talk=talk)
+
+
+async def check_workers(app: App, workers: int | None) -> None:
+    """Raises `EnvironmentProblem` E121 when others ought to do the work, and nobody is there."""
+    from gristmill.engine import fleet
+    from gristmill.errors import EnvironmentProblem
+
+    if workers == 0 and not any(member.live for member in await fleet.workers(app.pool)):
+        raise EnvironmentProblem(
+            "no worker runs that could do it", code="E121", hint="gristmill up starts them; or leave --workers 0 out",
+            safe="the run is kept, and begins as soon as there is one",
+        )  # fmt: skip
 
 
 async def _wait_for_others(run: Run, stop: asyncio.Event) -> list[Any]:
@@ -221,8 +238,10 @@ async def finish(
 
 
 async def _without_rows(run: Run, progress: Progress, as_json: bool) -> int:
-    """The end of a run that makes no dataset: a search index, for example."""
+    """The end of a run that makes no dataset: a search index, or annotations."""
+    from gristmill.cli.progress import told_step
     from gristmill.cli.why import failure_json, show_failures
+    from gristmill.operators.annotation_labels import label_sets
 
     await _told(run)
     failures = await run.failures()
@@ -233,7 +252,10 @@ async def _without_rows(run: Run, progress: Progress, as_json: bool) -> int:
             failures=[failure_json(piece) for piece in failures],
         )  # fmt: skip
     else:
-        say(f"{progress.state}: {', '.join(f'{step.completed:,} {step.name}' for step in progress.steps)}; no dataset")
+        say(f"{progress.state}: {', '.join(map(told_step, progress.steps))}; no dataset")
+        annotating = label_sets(run.workflow.steps, run.workflow.edges)
+        if any(step.completed for step in progress.steps if step.name in annotating):
+            say(f"what was said: gristmill annotators {run.name}; for people: gristmill review next {run.name}")
         if failures:
             show_failures(run.name, failures)
         click.echo(run.name)
@@ -270,17 +292,14 @@ async def _interrupted(run: Run, as_json: bool) -> int:
 
 
 async def _report(run: Run, progress: Progress, manifest: Any, failures: list[Any], nothing_to_do: bool) -> None:
-    from gristmill.cli.progress import duration
+    from gristmill.cli.progress import duration, told_step
     from gristmill.cli.why import show_failures
 
     if nothing_to_do:
         say(f"nothing left to do: {run.name} has finished all of its inputs ({progress.state})")
     else:
         say(f"\n{progress.state} in {duration(progress.seconds)}: {run.name}")
-    counts = [
-        f"{step.completed:,} {step.name}" + (f" ({step.empty} empty)" if step.empty else "") for step in progress.steps
-    ]
-    say("  " + ", ".join(counts) + f"; {manifest.rows:,} rows in the dataset")
+    say("  " + ", ".join(map(told_step, progress.steps)) + f"; {manifest.rows:,} rows in the dataset")
     usage = await run.app.models.usage(run.id)
     if usage["calls"] or usage["from_ledger"]:
         say(
@@ -324,5 +343,5 @@ def _suffix(format_: str | None) -> str:
 def _step_json(step: Any) -> dict[str, Any]:
     return {
         "name": step.name, "completed": step.completed, "running": step.running, "waiting": step.waiting,
-        "failed": step.failed, "empty": step.empty, "reused": step.reused,
+        "failed": step.failed, "empty": step.empty, "reused": step.reused, "degraded": step.degraded,
     }  # fmt: skip

@@ -38,6 +38,7 @@ def show(name: str, as_json: bool) -> None:
     """The file of a workflow: a shipped one, or one on disk."""
     from gristmill.workflow_files import find_workflow, workflow_text, write_workflow
 
+    options.know_packs()
     flow = find_workflow(name)
     if as_json:
         print_json("workflow", **_described(flow))
@@ -52,6 +53,7 @@ def copy(name: str, target: Path | None) -> None:
     """Copies a workflow to a file (default: NAME.yaml here) that you can change; never over an existing one."""
     from gristmill.workflow_files import find_workflow, workflow_text, write_workflow
 
+    options.know_packs()
     flow = find_workflow(name)
     text = write_workflow(flow) if ".py:" in name else workflow_text(name)
     target = target or Path(f"{flow.name}.yaml")
@@ -72,6 +74,7 @@ def check(name: str, as_json: bool) -> None:
     """Reads a workflow file and says what is wrong with it, before a run does."""
     from gristmill.workflow_files import find_workflow
 
+    options.know_packs()
     flow = find_workflow(name)
     if as_json:
         print_json("workflow", **_described(flow))

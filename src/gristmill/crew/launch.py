@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gristmill.crew.verdict import DELAYS, GOOD
+
 log = logging.getLogger("gristmill.crew")
-DELAYS = (0.0, 2.0, 4.0)  # seconds before the first, second and third restart; then the place stays empty
-STABLE = 30.0  # seconds after which a worker counts as well and its restarts are forgotten
 
 
 @dataclass
@@ -84,12 +84,13 @@ class Crew:
                     os.kill(pid, number)
 
     async def _fill(self, place: Place) -> None:
-        with (self.logs / f"worker-{place.number + 1}.log").open("ab") as output:
+        file = self.logs / f"worker-{place.number + 1}.log"
+        with file.open("ab") as output:
             # The pipe on standard input is the crew's promise: when its end closes, the worker drains and stops.
             place.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "gristmill", "worker", "--supervised", *self.arguments,
                 stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, start_new_session=True,
-                env=self.environment,
+                env={**self.environment, "GRISTMILL_LOG_FILE": str(file)},
             )  # fmt: skip
         place.started = time.monotonic()
 
@@ -102,7 +103,7 @@ class Crew:
                 place.given_up = True
                 self.on_event(f"worker {place.number + 1} was told to stop, and is not started again")
                 return
-            if time.monotonic() - place.started > STABLE:
+            if time.monotonic() - place.started > GOOD:
                 place.restarts = 0
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             if place.restarts >= len(DELAYS):

@@ -42,17 +42,21 @@ class Steps:
 
 
 async def rows_of_run(
-    pool: asyncpg.Pool[Any], run_id: int, run: str, steps: Steps, *, left_out: bool = False
-) -> AsyncGenerator[Row, None]:
+    pool: asyncpg.Pool[Any], run_id: int, run: str, steps: Steps, *, left_out: bool = False,
+    only: Sequence[int] | None = None,
+) -> AsyncGenerator[Row, None]:  # fmt: skip
     """Rows in the order of the inputs and of their text; with `left_out` those too that marks leave out. Holds one page
-    of rows and what they came from."""
+    of rows and what they came from. `only`: those of these records, at the cost of these records alone."""
     async with pool.acquire() as connection, connection.transaction(readonly=True):
         await connection.execute("set local statement_timeout = 0")
         # Between two pages the rows are written: a slow disk must not cost the connection
         await connection.execute("set local idle_in_transaction_session_timeout = 0")
-        cursor = await connection.cursor(
-            SQL["dataset"], run_id, steps.making, steps.marking, steps.scoring, left_out, timeout=LONG
-        )
+        given: list[Any] = [run_id, steps.making, steps.marking, steps.scoring, left_out]
+        query = SQL["dataset"]
+        if only is not None:
+            given.append(list(only))
+            query = query.replace("/* only */", f"and rr.record_id = any (${len(given)}::bigint[])")
+        cursor = await connection.cursor(query, *given, timeout=LONG)
         known = _Known(connection, run_id, steps.marking)
         while page := await cursor.fetch(PAGE, timeout=LONG):
             await known.look_up(page)
@@ -129,7 +133,8 @@ def _row(row: Any, run: str, known: _Known) -> Row:
         "source": row["item"] or (source.name if source else ""), "title": title,
         "document": text_blob or (source.blob if source else ""),
         "question_id": str(row["question_id"]) if row["question_id"] else None,
-        "score": row["score"], "left_out": row["left_out"] or known.mark_above(row),
+        "score": row["score"], "left_out": row["left_out"] or known.mark_above(row) or _rejected(row),
+        "review": row["review"], "reviewer": row["reviewer"],
     }  # fmt: skip
     if chunk is not None:
         where |= {
@@ -137,6 +142,10 @@ def _row(row: Any, run: str, known: _Known) -> Row:
             "end": chunk.end, "heading_path": chunk.heading_path,
         }  # fmt: skip
     return Row(**_CONTENT[row["kind"]](row["body"]), **where)
+
+
+def _rejected(row: Any) -> str | None:
+    return f"rejected by {row['reviewer']}" if row["review"] == "rejected" else None
 
 
 def _example(body: str) -> dict[str, Any]:

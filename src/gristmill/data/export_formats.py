@@ -52,6 +52,7 @@ class Options:
     balance: int | None = None  # rows of one label at most: the first ones
     lineage: bool = True  # with `metadata`, where the format has it
     left_out: bool = False  # with what duplicates and rejections leave out; the column left_out says why
+    reviewed: bool = False  # only what a person has accepted or edited
     rows: str | None = None  # of a bundle: the format of its rows
     bom: bool = False  # CSV: a byte order mark, which Excel needs to read UTF-8
     language: str = ""  # that the reasoning is in; only thinking-messages says so. Of a run: the settings'

@@ -8,13 +8,16 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping
 
 from gristmill.data.export_shapes import Entry, Pair, row_of, several
 from gristmill.data.filter import holds, parse_filter
-from gristmill.data.rows import FILTER_COLUMNS, Row, filter_value
+from gristmill.data.rows import FILTER_COLUMNS, REVIEWED, Row, filter_value
 
 
-async def filtered(rows: AsyncIterable[Row], where: str | None) -> AsyncIterator[Row]:
-    """The rows of which the filter is true; all of them without one. Raises `UsageError` U420."""
+async def filtered(rows: AsyncIterable[Row], where: str | None, *, reviewed: bool = False) -> AsyncIterator[Row]:
+    """The rows of which the filter is true; all of them without one; with `reviewed` only what a person has accepted or
+    edited. Raises `UsageError` U420."""
     condition = parse_filter(where, FILTER_COLUMNS) if where is not None else None
     async for row in rows:
+        if reviewed and row.review not in REVIEWED:
+            continue
         if condition is None or holds(condition, lambda name, row=row: filter_value(row, name)):  # type: ignore[misc]
             yield row
 

@@ -45,7 +45,7 @@ async def export(
     output = _Folder(Path(path), found, wanted, read_image) if found.bundle else _Files(Path(path), found, wanted)
     try:
         await output.open()
-        chosen = filtered(rows, wanted.where)
+        chosen = filtered(rows, wanted.where, reviewed=wanted.reviewed)
         entries = paired(chosen) if row_format(found, wanted).pairs else chosen
         async for batch in _batches(balanced(entries, wanted.balance)):
             await output.write(batch)

@@ -51,8 +51,11 @@ class Row:
     document: str = ""  # sha256 of the document's text; no split of a dataset tears one apart
     question_id: str | None = None  # record of the question that it answers
     left_out: str | None = None  # why an export leaves it out, unless it is asked not to
+    review: str = "proposed"  # or accepted, edited, rejected, skipped: what a person said last
+    reviewer: str | None = None  # who said so
 
 
+REVIEWED = frozenset({"accepted", "edited"})  # what counts as reviewed: it may go out as it stands
 COLUMNS = tuple(field.name for field in fields(Row))
 _IN_SHAPES = ("question", "answer", "chunk", "reasoning", "turns")
 LINEAGE = tuple(name for name in COLUMNS if name not in _IN_SHAPES)  # what `metadata` holds

@@ -39,6 +39,8 @@ def grants() -> str:
         ]
     lines += [
         f"revoke all on {private} from gristmill_worker;",
+        # Who may write there may run programs on workers that take packs from the database.
+        f"revoke insert, update, delete on {SCHEMA}.pack, {SCHEMA}.pack_file from gristmill_worker;",
         f"grant select on all tables in schema {SCHEMA} to gristmill_reader;",
         f"revoke all on {private}, {SCHEMA}.call from gristmill_reader;",
     ]

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import asyncpg
@@ -19,6 +19,7 @@ from gristmill.engine.queue import Claimer, Failure, Task
 from gristmill.engine.retry import DEFAULT, Policy
 from gristmill.engine.settling import Settler
 from gristmill.errors import Busy, GristmillError, InputError, LimitReached, TaskError, TransientError
+from gristmill.logs import bind, redact
 
 log = logging.getLogger("gristmill.worker")
 GRACE = 7.0  # seconds until the slot of a cancelled operator is taken from it; a child process is killed after 5
@@ -114,6 +115,7 @@ class Attempts:
 
     async def _run(self, attempt: Attempt) -> None:
         task = attempt.task
+        bind(run=task.run_id, item=task.item_id, task=task.id, attempt=task.attempt, kind=task.kind)
         self.metrics.incr("step_started", kind=task.kind)
         try:
             attempt.policy = await self.performer.policy(task)
@@ -125,7 +127,7 @@ class Attempts:
             log.warning("task %d (%s): %s", task.id, task.kind, crashed)
             name = type(crashed).__name__
             state = await self._record(
-                attempt, "error", queue.crash, self.claimer, task, str(crashed), crashed.code, name
+                attempt, "error", queue.crash, self.claimer, task, redact(str(crashed)), crashed.code, name
             )
             if state is not None:
                 self.metrics.incr("step_failed" if state == "quarantined" else "step_error", kind=task.kind)
@@ -166,7 +168,7 @@ class Attempts:
         log.log(logging.INFO if isinstance(error, TaskError) else logging.ERROR, "task %d (%s) failed: %s: %s",
                 task.id, task.kind, verdict.error, verdict.message,
                 exc_info=None if isinstance(error, GristmillError) else error)  # fmt: skip
-        await self._fail(attempt, verdict)
+        await self._fail(attempt, replace(verdict, message=redact(verdict.message)))
 
     async def _fail(self, attempt: Attempt, failure: Failure) -> None:
         state = await self._record(attempt, "error", queue.fail, self.claimer, attempt.task, failure)

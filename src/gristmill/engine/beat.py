@@ -25,12 +25,13 @@ from typing import Any
 
 import asyncpg
 
-from gristmill.db.database import RECONNECT, connect, reconnecting
+from gristmill.db.database import RECONNECT, connect, pooled, reconnecting
 from gristmill.db.statements import statements
 from gristmill.engine.metrics import DatabaseMetrics
 from gristmill.engine.queue import LOCK_CLASS, WAKE_CHANNEL
 from gristmill.engine.upkeep import Housekeeping
 from gristmill.errors import DatabaseProblem
+from gristmill.logs import bind, set_up_when_used
 
 SQL = statements("queue")
 log = logging.getLogger("gristmill.beat")
@@ -85,6 +86,10 @@ class Beat:
             self.url, application_name=f"gristmill:live:{self.worker_id}", idle_session_timeout="0",
             client_connection_check_interval="500ms",
         )  # fmt: skip
+        if pooled(self.url):  # no session is ours there: the lease is the only notice of our death, the poll finds work
+            connection.terminate()
+            _say("ready")
+            await asyncio.Event().wait()
         try:
             await connection.execute("select pg_advisory_lock($1, $2)", LOCK_CLASS, _lock_key(self.worker_id))
             await connection.execute(SQL["announce_lock"], self.worker_id, self.nonce, True)
@@ -196,7 +201,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     settings = json.loads(_first_line())
     die_with(settings["pid"])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s beat %(message)s")
+    set_up_when_used()
+    bind(worker=settings["name"])
     asyncio.run(_main(settings, settings["pid"]))
 
 

@@ -32,7 +32,7 @@ class Claims:
         turn_every: int = 0,
     ) -> None:  # fmt: skip
         self.claimer = claimer
-        self.pools = pools
+        self.pools = dict(pools)
         self.kinds = kinds
         self.suspect_slots = suspect_slots
         self.metrics = metrics
@@ -49,7 +49,14 @@ class Claims:
 
     def free(self) -> dict[str, int]:
         """Slots that nothing runs in, by pool."""
-        return {pool: self.pools[pool] - busy for pool, busy in self.busy.items() if busy < self.pools[pool]}
+        return {pool: slots - self.busy[pool] for pool, slots in self.pools.items() if self.busy[pool] < slots}
+
+    def change_pools(self, pools: Mapping[str, int]) -> None:
+        """Other slots from the next claim on; what runs in a slot that is gone finishes."""
+        self.pools = dict(pools)
+        self.busy = {**dict.fromkeys(pools, 0), **self.busy}
+        self.pacing.slots = sum(pools.values())
+        self.rescan()
 
     def rescan(self) -> None:
         """The next claim looks below the watermark too."""

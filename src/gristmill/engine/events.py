@@ -103,6 +103,23 @@ CATALOGUE: MappingProxyType[str, EventKind] = MappingProxyType({
     "worker.drain": EventKind("a person told a worker to finish what is under way and to end", ("by",), _WORKER),
     "worker.stopped": EventKind("a worker left in order", ("cause",), _WORKER),
     "worker.died": EventKind("a worker was buried and its tasks were handed on", ("cause", "tasks"), _WORKER),
+    "crew.up": EventKind("a [supervisor](../guides/crew.md) began to look after a crew", ("crew", "host", "pid")),
+    "crew.down": EventKind("a supervisor left in order, and all of its workers with it", ("crew", "pid", "cause")),
+    "crew.restart": EventKind(
+        "a process of a crew died and is started again in `delay` seconds, for the `restarts`th time in a row",
+        ("crew", "place", "cause", "restarts", "delay"),
+    ),
+    "crew.blacklisted": EventKind(
+        "a process of a crew died too often and is not started again until somebody resets it",
+        ("crew", "place", "cause", "restarts", "delay"),
+    ),
+    "crew.refused": EventKind(
+        "a worker was not started: the crew is full, or a model or its key is missing", ("crew", "place", "reason")
+    ),
+    "crew.order": EventKind(
+        "a person (`by`) gave an order to a worker, or set how many of a kind there are (`count`)",
+        ("crew", "place", "order", "by"), (), 0, ("count",),
+    ),
     "schedule.fired": EventKind(
         "a tick of a [schedule](../guides/schedules.md) made its task (or several, after a time without workers)",
         ("schedule", "tick", "tasks", "missed"), _RUN,
@@ -123,6 +140,19 @@ CATALOGUE: MappingProxyType[str, EventKind] = MappingProxyType({
     "limit.spent": EventKind(
         "a provider's quota of the day, or an account, is used up (`why`); its tasks wait. Once, not for every task",
         ("limit", "why", "until"),
+    ),
+    "review.decided": EventKind(
+        "a person (`reviewer`) decided about a [record](../guides/review.md); with `opinion` as the second one, with"
+        " `disputed` otherwise than the first",
+        ("record", "decision", "before", "after", "reviewer", "revision", "decision_id", "opinion", "disputed"),
+    ),
+    "review.undone": EventKind(
+        "a person took a decision back",
+        ("record", "decision", "before", "after", "reviewer", "revision", "decision_id"),
+    ),
+    "review.assigned": EventKind(
+        "pieces were given to people (`pieces`: how many to whom), or taken from them (below 0)", ("pieces", "overlap"),
+        _RUN,
     ),
     "lock.forced": EventKind("a person took a [lock](../concepts/locks.md) away from its holder", _LOCK),
 })  # fmt: skip

@@ -28,7 +28,7 @@ class Heart:
             "url": url, "worker_id": claimer.id, "nonce": str(claimer.nonce), "lease": settings.lease,
             "beat": settings.beat, "stall_after": settings.stall_after, "probe": settings.probe,
             "confirm": settings.confirm, "pid": os.getpid(), "keep_finished": settings.keep_finished,
-            "keep_history": settings.keep_history,
+            "keep_history": settings.keep_history, "name": settings.name,
         }  # fmt: skip
         self._worker = worker
         self._ready = asyncio.Event()
@@ -72,6 +72,9 @@ class Heart:
         while line := await self._reader.readline():
             word = line.decode().strip()
             if word == "ping":
+                if self._worker.standing_still > self._worker.settings.stuck_after > 0:
+                    log.error("no look for work for %.0f s; its beat ends this worker", self._worker.standing_still)
+                    continue
                 try:
                     os.write(self._process.stdin.fileno(), b"pong\n")
                 except (BrokenPipeError, ValueError):

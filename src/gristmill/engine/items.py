@@ -57,7 +57,8 @@ async def add_items(connection: Connection, run_id: int, items: Sequence[NewItem
         connection,
         [
             NewTask(run_id, step["kind"], step["pool"], json.dumps(by_key[row["key"]].payload), row["id"],
-                    step["ordinal"], max_attempts=step["max_attempts"], max_crashes=step["max_crashes"])
+                    step["ordinal"], max_attempts=step["max_attempts"], max_crashes=step["max_crashes"],
+                    lock=step["lock"], lock_slots=step["lock_slots"])
             for row in fresh if row["state"] == "active" for step in first
         ],
     )  # fmt: skip
@@ -135,7 +136,7 @@ async def _open_barriers(connection: Connection, ids: list[int]) -> None:
             NewTask(
                 row["run_id"], row["kind"], row["pool"], json.dumps({"barrier": True, "epoch": row["epoch"]}),
                 row["item_id"], row["ordinal"], max_attempts=row["max_attempts"], max_crashes=row["max_crashes"],
-                priority=-row["ordinal"],
+                priority=-row["ordinal"], lock=row["lock"], lock_slots=row["lock_slots"],
             )
             for row in opened
         ],

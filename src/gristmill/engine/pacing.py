@@ -26,7 +26,7 @@ class Pacing:
     """The windows of one worker with so many `slots` in all."""
 
     def __init__(self, slots: int) -> None:
-        self._slots = slots
+        self.slots = slots
         self._running: Counter[str] = Counter()
         self._windows: dict[str, _Window] = {}
 
@@ -40,7 +40,7 @@ class Pacing:
         if sent_away is None:
             if window is not None:
                 window.width += 1 / window.width
-                if window.width >= self._slots:
+                if window.width >= self.slots:
                     del self._windows[kind]
             return
         running = self._running[kind]

@@ -54,9 +54,13 @@ class Performers:
 
     def __init__(self, *performers: Performer) -> None:
         self._performers = performers
-        self._of = {kind: performer for performer in reversed(performers) for kind in performer.kinds}
-        self.kinds: Sequence[str] = sorted(self._of)
         self.isolates = all(performer.isolates for performer in performers)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Asks each again what it knows."""
+        self._of = {kind: performer for performer in reversed(self._performers) for kind in performer.kinds}
+        self.kinds: Sequence[str] = sorted(self._of)
 
     async def policy(self, task: Task) -> Policy:
         return await self._of[task.kind].policy(task)

@@ -268,12 +268,15 @@ async def take_in(connection: Connection) -> list[int]:
     return found
 
 
-async def reopen(connection: Connection, run_id: int, cause: bytes | None = None) -> list[int]:
-    """Failed and quarantined tasks of a run begin anew, and what was cancelled because it needed them; returns the ids.
+async def reopen(
+    connection: Connection, run_id: int, cause: bytes | None = None, task_ids: Sequence[int] | None = None
+) -> list[int]:
+    """Failed and quarantined tasks of a run (of one `cause`, or those of `task_ids` only) begin anew, and what was
+    cancelled because it needed them; returns the ids.
 
     Broken barriers are among the ids; they are made again when the run's next epoch comes to them.
     """
-    ids = [row["id"] for row in await connection.fetch(SQL["reopen"], run_id, cause)]
+    ids = [row["id"] for row in await connection.fetch(SQL["reopen"], run_id, cause, task_ids)]
     again = ids
     while again:
         waiting = [row["task_id"] for row in await connection.fetch(SQL["find_again"], again)]

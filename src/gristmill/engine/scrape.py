@@ -35,11 +35,12 @@ GAUGES = {
     "event_lag_seconds": Definition("Age of the oldest event that has no number yet."),
     "events_unnumbered": Definition("Events that have no number yet, at most 100000."),
     "deltas_unfolded": Definition("Changes of counters that are not summed yet, at most 100000."),
+    "review_backlog": Definition("Pieces that wait for people in the queues of reviews, at most 100000."),
     "oldest_snapshot_seconds": Definition("Age of the oldest open snapshot in the database."),
     "notify_queue_used_ratio": Definition("How full the queue of notifications is, 0 to 1."),
     "scrape_failures": Definition("Groups of these gauges that could not be read this time."),
 }
-GROUPS = ("tasks", "oldest", "workers", "slots", "locks", "runs", "backlog", "server")
+GROUPS = ("tasks", "oldest", "workers", "slots", "locks", "runs", "reviews", "backlog", "server")
 
 
 def exported() -> dict[str, str]:

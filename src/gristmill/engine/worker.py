@@ -122,6 +122,7 @@ class Worker:
         looking = asyncio.create_task(self._look_after(pool))
         try:
             await heart.start()
+            log.info("worker %d begins: %s", self.claimer.id, dict(settings.pools))
             while not self._stopping.is_set() and not settling.done():
                 await self._look_for_work(pool)
             await self._drain(pool)
@@ -165,6 +166,13 @@ class Worker:
             self.wake()
             told = json.dumps(dict(pools))
             await self.pool.execute(queue.SQL["change_pools"], self.claimer.id, self.claimer.nonce, told)  # type: ignore[union-attr]
+
+    async def change_kinds(self) -> None:
+        """Claims what its performer knows now, from the next claim on: a pack was installed, or removed."""
+        if hasattr(self, "claims"):
+            self.claims.kinds = kinds = list(self.performer.kinds)
+            await self.pool.execute(queue.SQL["change_kinds"], self.claimer.id, self.claimer.nonce, kinds)  # type: ignore[union-attr]
+            self.wake(rescan=True)
 
     @property
     def standing_still(self) -> float:
@@ -264,5 +272,6 @@ class Worker:
                 # Whatever did not end in time: nobody rescues the tasks of a worker that has left in order.
                 await queue.give_back(connection, self.claimer, "its worker was stopped")
             self.metrics.incr("worker_stopped")
+            log.info("worker %d has left", self.claimer.id)
         except (*RECONNECT, *REPEAT):
             log.warning("could not say goodbye; the lease runs out by itself")

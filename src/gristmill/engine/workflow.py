@@ -34,6 +34,7 @@ class Step:
 
     `after` are the places of the steps right before it, smaller than its own; `INPUTS` stands for the run's inputs;
     None: the step before it in the list. A barrier waits for all steps before it; with `per_item` for each item.
+    A task of it runs only while it holds one of the `lock_slots` slots of `lock`.
     """
 
     name: str
@@ -44,6 +45,8 @@ class Step:
     max_crashes: int = 3
     after: tuple[int, ...] | None = None
     per_item: bool = False
+    lock: str | None = None
+    lock_slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,8 @@ async def find_or_create(connection: asyncpg.Connection[Any], new: NewRun, *, fr
         SQL["create_steps"], run_id, list(range(len(new.steps))), [s.name for s in new.steps],
         [s.kind for s in new.steps], [s.pool for s in new.steps], [s.barrier or s.per_item for s in new.steps],
         [s.per_item for s in new.steps], list(map(_array, after)), list(map(_array, upstream)),
-        [s.max_attempts for s in new.steps], [s.max_crashes for s in new.steps],
+        [s.max_attempts for s in new.steps], [s.max_crashes for s in new.steps], [s.lock for s in new.steps],
+        [s.lock_slots for s in new.steps],
     )  # fmt: skip
     if not new.after:
         await tell(connection, "run.start", run_id)
@@ -151,9 +155,12 @@ async def seal(
     return gone
 
 
-async def retry(connection: asyncpg.Connection[Any], run_id: int, cause: bytes | None = None) -> int:
-    """Opens a new epoch in which everything that failed (or failed of one cause) is tried again; returns how many."""
-    reopened = await queue.reopen(connection, run_id, cause)
+async def retry(
+    connection: asyncpg.Connection[Any], run_id: int, cause: bytes | None = None, task_ids: Sequence[int] | None = None
+) -> int:
+    """Opens a new epoch in which everything that failed (of one cause, of these tasks) is tried again; returns how
+    many."""
+    reopened = await queue.reopen(connection, run_id, cause, task_ids)
     if reopened:
         await items.begin_again(connection, reopened)
         await connection.fetchval(SQL["lock_run"], run_id)
@@ -231,6 +238,7 @@ async def _open_barrier(
     task = NewTask(
         run_id, barrier["kind"], barrier["pool"], json.dumps({"barrier": True, "epoch": epoch}), None,
         barrier["ordinal"], max_attempts=barrier["max_attempts"], max_crashes=barrier["max_crashes"],
+        lock=barrier["lock"], lock_slots=barrier["lock_slots"],
     )  # fmt: skip
     await queue.enqueue(connection, [task])
     return "barrier"

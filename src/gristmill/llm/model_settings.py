@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from gristmill.errors import ModelSetupError
 from gristmill.llm.providers import PROVIDERS
+from gristmill.logs import hide
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 BindingName = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]
@@ -115,6 +116,7 @@ def read_key(reference: str, environment: Mapping[str, str] | None = None) -> st
     environment = os.environ if environment is None else environment
     kind, _, name = reference.partition(":")
     if kind == "env":
+        hide(environment.get(name))
         return environment.get(name) or None
     file = Path(name).expanduser()
     if kind == "secret":
@@ -126,4 +128,5 @@ def read_key(reference: str, environment: Mapping[str, str] | None = None) -> st
         raise ModelSetupError(f"the key file {file} cannot be read: {why}", code="M105") from None
     if not key:
         raise ModelSetupError(f"the key file {file} is empty", code="M105")
+    hide(key)
     return key

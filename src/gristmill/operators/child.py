@@ -44,7 +44,9 @@ def load_operator(message: dict[str, Any]) -> Operator:
     if message["module"].startswith("__"):  # a script: run by its user, or loaded by the worker
         load_file(message["path"])
     else:
-        importlib.import_module(message["module"])
+        module = importlib.import_module(message["module"])
+        if hasattr(module, "load_operators"):  # its operators are described by a folder
+            module.load_operators(message["path"])
     return find_operator(message["operator"])
 
 
@@ -72,6 +74,7 @@ async def perform(message: dict[str, Any]) -> dict[str, Any]:
             blobs=Blobs(about["blobs"], level=about.get("level")), model=model, language=about["language"],
             attempt=about["attempt"], fence=about["fence"], idempotency_key=about["idempotency_key"], notes=notes,
             prompts=Path(about["prompts"]) if about.get("prompts") else None, services=about.get("services", {}),
+            given=about.get("given"), timeout=about.get("timeout"),
         )  # fmt: skip
         produced = await run_operator(made, inputs, ancestors, message["options"], ctx, threads=False)
         result = [[kind_of(p.body), protocol.body_to_json(p.body), p.parents] for p in produced]

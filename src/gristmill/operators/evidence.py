@@ -37,9 +37,9 @@ def locate(quote: str, text: str) -> tuple[int, int] | None:
 
 
 def _exactly(quote: str, text: str) -> tuple[int, int] | None:
-    for start in _occurrences(quote, text):
+    for start in occurrences(quote, text):
         end = start + len(quote)
-        if not _cuts(text, start) and not _cuts(text, end):
+        if not cuts_word(text, start) and not cuts_word(text, end):
             return start, end
     return None
 
@@ -47,10 +47,10 @@ def _exactly(quote: str, text: str) -> tuple[int, int] | None:
 def _folded(quote: str, text: Folded) -> tuple[int, int] | None:
     if not quote:
         return None
-    for start in _occurrences(quote, text.text):
+    for start in occurrences(quote, text.text):
         last = start + len(quote) - 1
         whole = text.first(start) and text.last(last)
-        if whole and not _cuts(text.text, start) and not _cuts(text.text, last + 1):
+        if whole and not cuts_word(text.text, start) and not cuts_word(text.text, last + 1):
             return text.starts[start], text.ends[last]
     return None
 
@@ -85,14 +85,14 @@ def _same_facts(quote: str, found: str) -> bool:
 def _word_edges(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
     """The window widened to whole words, then narrowed to whole words: its length is the quote's, not the passage's."""
     wide_start, wide_stop = start, stop
-    while _cuts(text, wide_start):
+    while cuts_word(text, wide_start):
         wide_start -= 1
-    while _cuts(text, wide_stop):
+    while cuts_word(text, wide_stop):
         wide_stop += 1
     narrow_start, narrow_stop = start, stop
-    while narrow_start < narrow_stop and _cuts(text, narrow_start):
+    while narrow_start < narrow_stop and cuts_word(text, narrow_start):
         narrow_start += 1
-    while narrow_stop > narrow_start and _cuts(text, narrow_stop):
+    while narrow_stop > narrow_start and cuts_word(text, narrow_stop):
         narrow_stop -= 1
     for first in dict.fromkeys((wide_start, narrow_start)):
         for last in dict.fromkeys((wide_stop, narrow_stop)):
@@ -111,14 +111,15 @@ def _trim(text: str, start: int, stop: int, wanted: str) -> tuple[int, int]:
     return start, stop
 
 
-def _occurrences(part: str, text: str) -> Iterator[int]:
+def occurrences(part: str, text: str) -> Iterator[int]:
+    """Where the part begins in the text, overlapping ones too."""
     position = text.find(part)
     while position >= 0:
         yield position
         position = text.find(part, position + 1)
 
 
-def _cuts(text: str, position: int) -> bool:
+def cuts_word(text: str, position: int) -> bool:
     """Whether an edge there would cut a word, a number or an accent off. Scripts without spaces have no word edges."""
     if not 0 < position < len(text):
         return False

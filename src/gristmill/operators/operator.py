@@ -75,6 +75,8 @@ class Context:
     notes: dict[str, Any] = field(default_factory=dict)  # what the attempt should remember, at most 4 KiB of JSON
     prompts: Path | None = None  # folder of the project's own prompts
     services: Mapping[str, str] = field(default_factory=dict)  # addresses of other servers by name: "docling"
+    timeout: float | None = None  # seconds of this attempt, where the step says other than the operator
+    given: Mapping[str, Any] | None = None  # what the operator's `given` found in the worker; never stored
 
     def prompt(self, name: str, **offered: Any) -> Prompt:
         """The prompt of that name in the run's language, the project's own before the built-in one. It takes of
@@ -114,6 +116,10 @@ class Operator:
     prompts: tuple[str, ...]
     module: str
     path: str  # file of the function, for a script that has no importable name
+    lock: str | None = None  # its tasks run only while they hold one of the slots of this lock
+    lock_slots: int = 1
+    given: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None  # from options to `Context.given`
+    acts: bool = False  # it does something outside of the records: a plan does not run it
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -249,6 +255,20 @@ def operator(
         return made
 
     return register
+
+
+def register(made: Operator) -> None:
+    """Makes an operator known that was not made by the decorator: an action of a pack. It replaces its namesake, which
+    has to come from the same module. Raises `UsageError`."""
+    known = _REGISTRY.get(made.name)
+    if known is not None and known.module != made.module:
+        raise UsageError(f'two operators are called "{made.name}": in {known.module} and in {made.module}')
+    _REGISTRY[made.name] = made
+
+
+def forget(name: str) -> None:
+    """Makes an operator unknown again: an action whose pack was removed."""
+    _REGISTRY.pop(name, None)
 
 
 def find_operator(name: str) -> Operator:

@@ -53,6 +53,12 @@ def own_prompts(steps: Iterable[StepSpec], language: str, folder: Path | None) -
     return found
 
 
+def texts_of(steps: Iterable[StepSpec], language: str, folder: Path | None) -> dict[str, dict[str, str]]:
+    """The texts of the prompts of each step that uses some, by the names of step and prompt."""
+    found = {spec.name: {one.name: one.text for one in prompts_of(spec, language, folder)} for spec in steps}
+    return {step: texts for step, texts in found.items() if texts}
+
+
 def _offered(spec: StepSpec, language: str) -> set[str]:
     """The fields that the operator puts in; empty where no prompt of ours says so (an operator of the user's own)."""
     offered: set[str] = set()

@@ -29,6 +29,7 @@ create table review_piece (                      -- a record in the queue of a r
     run_id bigint not null,
     record_id bigint not null,
     kind text not null,
+    step smallint not null,                      -- of the run's workflow, that made it
     score double precision,                      -- the lowest comes first; null: nobody scored it
     disagreement double precision,               -- of its scorers, or of the votes it was made from
     lot double precision not null,               -- 0 to 1, by seed and content: a sample is what lies below its share
@@ -43,6 +44,7 @@ create index review_piece_score on review_piece (run_id, assignee, score, record
 create index review_piece_disagreement on review_piece (run_id, assignee, disagreement desc nulls last, record_id) where open;
 create index review_piece_lot on review_piece (run_id, assignee, lot, record_id) where open;
 create index review_piece_since on review_piece (run_id, assignee, record_id) where open and since is not null;
+create index review_piece_more on review_piece (run_id, record_id) where open and wants > 1;
 
 create table review_decision (                   -- what was said, in order; an undone one stays
     id bigint generated always as identity primary key,

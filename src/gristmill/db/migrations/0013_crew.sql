@@ -31,6 +31,7 @@ create table crew_place (
     enabled boolean not null default true,       -- by the settings
     wanted boolean not null default true,        -- by people, and by the limit of the crew
     blacklisted boolean not null default false,
+    dropped boolean not null default false,      -- the settings name it no more: it goes when its process has ended
     paused boolean not null default false,       -- its workers begin paused
     again boolean not null default false,        -- when it has been stopped it is started again
     ending text check (ending in ('drain', 'stop', 'now')),

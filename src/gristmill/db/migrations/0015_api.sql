@@ -47,6 +47,9 @@ create table api_answer (
 );
 create index api_answer_age on api_answer (at);
 
+-- What ended in the last minutes. Attempts are appended as they end, so this costs next to nothing.
+create index attempt_ended on attempt using brin (ended_at) with (pages_per_range = 32);
+
 -- What pictures of progress are drawn from: whoever folds the counters notes it, so no picture counts a task.
 
 -- How many tasks of a step were in each state at the end of a span of time. Spans get longer with the age of the run

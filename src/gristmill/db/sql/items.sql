@@ -66,7 +66,7 @@ where i.id = any ($1::bigint[]) and (i.outcome = 'cancelled' or i.state in ('sup
 
 -- name: due_barriers
 -- Barriers of items that have not begun in this round, and before which nothing of the item is open.
-select i.id as item_id, i.run_id, s.ordinal, s.kind, s.pool, s.max_attempts, s.max_crashes, r.epoch
+select i.id as item_id, i.run_id, s.ordinal, s.kind, s.pool, s.max_attempts, s.max_crashes, r.epoch, s.lock, s.lock_slots
 from item i join run r on r.id = i.run_id join step s on s.run_id = i.run_id and s.per_item
 where i.id = any ($1::bigint[]) and i.state = 'active' and i.outcome is null and r.state <> 'cancelled'
   and not exists (select 1 from item_step o where o.item_id = i.id and o.ordinal = s.ordinal)

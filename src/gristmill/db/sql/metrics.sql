@@ -102,6 +102,10 @@ from (values ('waiting'), ('running'), ('paused'), ('completed'), ('partial'), (
 left join run r on r.state = s.state
 group by s.state;
 
+-- name: reviews
+select 'review_backlog' as name, '{}'::text[] as labels,
+    (select count(*) from (select from review_piece where open limit 100000) as first)::float8 as value;
+
 -- name: backlog
 -- What waits for the folder; counts stop at a hundred thousand.
 select 'event_lag_seconds' as name, '{}'::text[] as labels, coalesce((

@@ -7,9 +7,10 @@ select pg_notify('gristmill_wake', $1);
 
 -- name: register_worker
 with me as (
-    insert into worker (nonce, name, host, boot_id, pid, pid_started, pools, version, ttl, lease_until, kinds, isolates)
+    insert into worker (nonce, name, host, boot_id, pid, pid_started, pools, version, ttl, lease_until, kinds, isolates,
+        state)
     values ($1, $2, $3, $4, $5, $6, $7, $8, make_interval(secs => $9), clock_timestamp() + make_interval(secs => $9),
-        $10, $11)
+        $10, $11, case when exists (select from crew_place where nonce = $1 and paused) then 'paused' else 'alive' end)
     returning id),
 told as (insert into event_inbox (name, worker_id, body)
          select 'worker.started', id, json_build_object('name', $2::text, 'host', $3::text, 'pid', $5::int)::text from me)
@@ -44,6 +45,12 @@ with w as (
 told as (insert into event_inbox (name, worker_id, body)
          select 'worker.' || $4, id, json_build_object('by', $5::text)::text from w)
 select id from w;
+
+-- name: change_pools
+update worker set pools = $3 where id = $1 and nonce = $2 and state in ('alive', 'paused', 'draining') returning id;
+
+-- name: change_kinds
+update worker set kinds = $3 where id = $1 and nonce = $2 and state in ('alive', 'paused', 'draining') returning id;
 
 -- name: lock_worker
 select id from worker where id = $1 for no key update;
@@ -637,7 +644,7 @@ looked as (insert into item_check select item_id from expired where item_id is n
 select id, needed from expired;
 
 -- name: reopen
--- Failed and quarantined tasks of a run begin anew, with all their attempts; $2 limits it to one cause. Those of a
+-- Failed and quarantined tasks of a run begin anew, with all their attempts; $2 limits it to one cause, $3 to these. Those of a
 -- barrier are only counted: the new epoch makes another one, after everything that it waits for.
 with broken as materialized (
     select t.id, exists (select 1 from step s where s.run_id = $1 and s.ordinal = t.step and s.barrier) as barrier
@@ -645,6 +652,7 @@ with broken as materialized (
     where t.run_id = $1 and t.state in ('failed', 'quarantined')
       and ($2::bytea is null or exists (
         select 1 from attempt a where a.task_id = t.id and a.attempt = t.attempt and a.cause = $2))
+      and ($3::bigint[] is null or t.id = any ($3))
     order by t.id for update),
 before as materialized (
     select t.id, t.state from task t join broken b on b.id = t.id where not b.barrier),

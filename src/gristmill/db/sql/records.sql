@@ -67,21 +67,23 @@ order by member.name, member.place, r.id;
 
 -- name: dataset
 -- One row for each example, conversation and test item of steps $2, in the order of the inputs and of their text. The
--- last of a chain of revisions is the row. Marks of steps $3 (duplicates, rejections) on one of them leave it out, unless
+-- last of a chain of revisions is the row; what a person has edited stands as he left it. Marks of steps $3 (duplicates, rejections) on one of them leave it out, unless
 -- $5; those on what it came from are looked up by `marks_of`, once for all rows that share it: a document may have ten
 -- thousand children. Its score is the newest evaluation or judgement of steps $4 of the nearest revision.
 -- Everything beside the order is looked up by key for one row at a time: constant memory, however many rows there are.
-select e.id as record_id, e.kind, e.body, encode(e.work_key, 'hex') as work_key, member.name as item,
+select e.id as record_id, e.kind, e.body, encode(e.work_key, 'hex') as work_key, member.name as item, e.review, e.reviewer,
     family.chunk_id, family.document_id, family.source_id, family.question_id, family.above, mark.reason as left_out, score.value as score
 from (select distinct_member.* from (
           select distinct on (rr.record_id) rr.record_id, i.name, rr.place
           from run_record rr left join item i on i.id = rr.item_id
-          where rr.run_id = $1 and rr.step = any ($2::smallint[]) and (rr.item_id = 0 or i.state = 'active')
+          where rr.run_id = $1 and rr.step = any ($2::smallint[]) and (rr.item_id = 0 or i.state = 'active') /* only */
           order by rr.record_id, i.name, rr.place) as distinct_member
       order by name, place, record_id) as member
 cross join lateral (
-    select id, kind, body, work_key from record
-    where id = member.record_id and kind in ('example', 'conversation', 'test_item') offset 0) as e
+    select r.id, r.kind, r.body, r.work_key, coalesce(v.state, 'proposed') as review, d.reviewer
+    from record o left join review v on v.record_id = o.id left join review_decision d on d.id = v.decision_id
+        join record r on r.id = coalesce(v.revision_id, o.id)
+    where o.id = member.record_id and o.kind in ('example', 'conversation', 'test_item') offset 0) as e
 cross join lateral (
     with recursive family as (
         select e.id, e.kind, 0 as distance
@@ -116,7 +118,7 @@ left join lateral (
 where ($5 or mark.reason is null)
     and not exists (
         select 1 from lineage l join record later on later.id = l.record_id and later.kind = e.kind
-        where l.parent_id = e.id and l.ordinal = 0
+        where l.parent_id = member.record_id and l.ordinal = 0
             and exists (select 1 from run_record rr
                 where rr.run_id = $1 and rr.step = any ($2::smallint[]) and rr.record_id = later.id))
 order by member.name, member.place, member.record_id;

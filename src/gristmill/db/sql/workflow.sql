@@ -24,12 +24,12 @@ select a.id from unnest($2::bigint[]) as a (id)
 where not exists (select 1 from run r where r.id = a.id and r.project = $1) order by a.id;
 
 -- name: create_steps
-insert into step (run_id, ordinal, name, kind, pool, barrier, per_item, after, upstream, max_attempts, max_crashes)
+insert into step (run_id, ordinal, name, kind, pool, barrier, per_item, after, upstream, max_attempts, max_crashes, lock, lock_slots)
 select $1, s.ordinal, s.name, s.kind, s.pool, s.barrier, s.per_item, s.after::smallint[], s.upstream::smallint[],
-    s.max_attempts, s.max_crashes
+    s.max_attempts, s.max_crashes, s.lock, s.lock_slots
 from unnest($2::smallint[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::boolean[], $8::text[], $9::text[],
-            $10::smallint[], $11::smallint[])
-    as s (ordinal, name, kind, pool, barrier, per_item, after, upstream, max_attempts, max_crashes);
+            $10::smallint[], $11::smallint[], $12::text[], $13::int[])
+    as s (ordinal, name, kind, pool, barrier, per_item, after, upstream, max_attempts, max_crashes, lock, lock_slots);
 
 -- name: tell
 insert into event_inbox (name, run_id, item_id, task_id, worker_id, body) values ($1, $2, $3, $4, $5, $6);
@@ -52,7 +52,7 @@ where project = $1 and key is not null and ($3::text is null or state = $3) and 
 order by id desc limit $2;
 
 -- name: steps
-select ordinal, name, kind, pool, barrier, per_item, after, upstream, max_attempts, max_crashes
+select ordinal, name, kind, pool, barrier, per_item, after, upstream, max_attempts, max_crashes, lock, lock_slots
 from step where run_id = $1 order by ordinal;
 
 -- name: lock_run
@@ -116,7 +116,7 @@ where id = $1 and state in ('waiting', 'running', 'paused') returning epoch;
 -- The next barrier over the whole run that is due: nothing is open before it, and no item still has to say whether a
 -- barrier of its own is. Each look for an open task is in the order of one partial index: whatever the planner
 -- believes, it reads that index to its first match, and never a million finished tasks in search of an open one.
-select s.ordinal, s.kind, s.pool, s.max_attempts, s.max_crashes from step s
+select s.ordinal, s.kind, s.pool, s.max_attempts, s.max_crashes, s.lock, s.lock_slots from step s
 where s.run_id = $1 and s.barrier and not s.per_item and s.opened_epoch < $2
   and coalesce(
         (select true from task t where t.run_id = $1 and t.step = any (s.upstream) and t.state = 'running'

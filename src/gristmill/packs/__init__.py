@@ -1,0 +1,1 @@
+"""Packs: folders of actions, which are operators that are external programs."""

@@ -1,0 +1,2 @@
+set -eu
+printf 'Hello, %s!\n' "$GRISTMILL_PARAMETER_WHO"

@@ -1,0 +1,1 @@
+"""What people decide: the review of records, and the exchange with Label Studio."""

@@ -1,0 +1,57 @@
+/** Throughput ribbon: pieces per minute, stacked by stage, with marks for what happened. */
+import { useMemo } from "react";
+import type { EventMark, Throughput } from "../api/types";
+import { useWords } from "../words";
+import { useShownTheme } from "../words/choice";
+import { Plot, type Band, type Mark } from "./Plot";
+import { colour, stageColour } from "./paint";
+
+const CROWD = 8; // with more marks than this, beginnings and ends of runs are left out
+
+/** Which events are worth a line in a picture, and how they are meant. */
+export function marksOf(marks: readonly EventMark[]): Mark[] {
+  const loud = marks.filter((mark) => !/^worker\.(started|stopped)$/.test(mark.event));
+  const told = loud.length > CROWD ? loud.filter((mark) => !/^run\.(start|end)$/.test(mark.event)) : loud;
+  return told.map((mark) => ({
+    at: new Date(mark.at).getTime() / 1000,
+    text: mark.text,
+    tone: /dead|died|fail|quarantin|lost|blacklist/.test(mark.event + mark.text) ? "failed" : /limit|quota|budget|pause|block/.test(mark.event) ? "paused" : "ink-2",
+  }));
+}
+
+/** Steps need a point where the last one ends. */
+function withEnd(values: readonly number[], end: (last: number) => number): number[] {
+  const last = values.at(-1);
+  return last === undefined ? [] : [...values, end(last)];
+}
+
+export function Ribbon({ throughput, height = 190 }: { throughput: Throughput; height?: number }): React.ReactNode {
+  const say = useWords();
+  const theme = useShownTheme();
+  const times = useMemo(() => withEnd(throughput.minutes.map((minute) => new Date(minute).getTime() / 1000), (last) => last + 60), [throughput]);
+  const bands = useMemo<Band[]>(() => {
+    const done = throughput.series.map((series, place) => ({ name: series.stage, values: withEnd(series.completed, (last) => last), fill: stageColour(place) }));
+    const failed = throughput.minutes.map((_, index) => throughput.series.reduce((sum, series) => sum + (series.failed[index] ?? 0), 0));
+    return failed.some((value) => value > 0) ? [...done, { name: say("state.failed"), values: withEnd(failed, (last) => last), fill: colour("failed"), hatch: true }] : done;
+  }, [throughput, theme, say]);
+  const marks = useMemo(() => marksOf(throughput.marks), [throughput]);
+  return (
+    <>
+      <Plot label={say("now.ribbon")} times={times} bands={bands} marks={marks} height={height} stepped />
+      <Legend bands={bands} />
+    </>
+  );
+}
+
+export function Legend({ bands }: { bands: readonly Band[] }): React.ReactNode {
+  return (
+    <div className="legend">
+      {bands.map((band) => (
+        <span key={band.name}>
+          <i className={band.hatch ? "bar-failed" : ""} style={band.hatch ? {} : { background: band.fill }} aria-hidden="true" />
+          {band.name}
+        </span>
+      ))}
+    </div>
+  );
+}

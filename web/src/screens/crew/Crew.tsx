@@ -1,0 +1,88 @@
+/** Who is working, and what holds us back? */
+import { useQuery } from "@tanstack/react-query";
+import { Link, useSearch } from "@tanstack/react-router";
+import { lanesQuery, sentenceQuery } from "../../api/crewQueries";
+import { LaneRows } from "../../charts/LaneRows";
+import { Ask } from "../../parts/Ask";
+import { Same } from "../../parts/Same";
+import { Section } from "../../parts/Section";
+import { useWords } from "../../words";
+import { PoolTable } from "./PoolTable";
+import { Quotas } from "./Quotas";
+import { ScalePart } from "./ScalePart";
+import { LocksTab, ModelsTab, PacksTab, SchedulesTab, SettingsTab } from "./Setup";
+import { WorkerTable } from "./WorkerTable";
+
+const TABS = ["crew", "models", "schedules", "locks", "packs", "settings"] as const;
+type Tab = (typeof TABS)[number];
+
+const SAME: Record<Tab, readonly [string[], string]> = {
+  crew: [["gristmill workers", "gristmill limits", "gristmill budget"], "/workers/lanes"],
+  models: [["gristmill models"], "/models"],
+  schedules: [["gristmill schedule"], "/schedules"],
+  locks: [["gristmill locks"], "/locks"],
+  packs: [["gristmill packs list"], "/packs"],
+  settings: [["gristmill doctor --config"], "/settings"],
+};
+
+function CrewTab(): React.ReactNode {
+  const say = useWords();
+  const lanes = useQuery(lanesQuery);
+  const sentence = useQuery(sentenceQuery);
+  return (
+    <>
+      <p className="sentence" role="status" aria-label={say("crew.sentence")}>
+        {sentence.data?.text ?? "\u00a0"}
+      </p>
+      <Section title={say("crew.lanes")} about={say("crew.lanes.about")}>
+        <Ask query={lanes} lines={8}>
+          {(answer) =>
+            answer.items.length === 0 ? (
+              <p className="quiet">
+                {say("crew.lanes.none")} {say("crew.lanes.how")} <code>gristmill up</code>
+              </p>
+            ) : (
+              <LaneRows lanes={answer} />
+            )
+          }
+        </Ask>
+      </Section>
+      <div className="columns">
+        <div>
+          <Quotas />
+          <WorkerTable />
+        </div>
+        <div>
+          <ScalePart />
+          <PoolTable />
+        </div>
+      </div>
+    </>
+  );
+}
+
+const BODIES: Record<Tab, () => React.ReactNode> = { crew: CrewTab, models: ModelsTab, schedules: SchedulesTab, locks: LocksTab, packs: PacksTab, settings: SettingsTab };
+
+export function Crew(): React.ReactNode {
+  const say = useWords();
+  const search = useSearch({ from: "/crew" });
+  const tab = TABS.find((each) => each === search.tab) ?? "crew";
+  const Body = BODIES[tab];
+  const [commands, path] = SAME[tab];
+  return (
+    <>
+      <div className="screen-title">
+        <h1>{say("crew.title")}</h1>
+      </div>
+      <nav className="tabs" aria-label={say("crew.title")}>
+        {TABS.map((each) => (
+          <Link key={each} to="/crew" search={each === "crew" ? {} : { tab: each }} aria-current={each === tab ? "page" : undefined} activeOptions={{ exact: true, includeSearch: true }}>
+            {say(`crew.tab.${each}`)}
+          </Link>
+        ))}
+      </nav>
+      <Body />
+      <Same commands={commands} path={path} />
+    </>
+  );
+}

@@ -1,0 +1,87 @@
+/** All records of a run, filtered by the grammar that exports use too. */
+import { useInfiniteQuery } from "@tanstack/react-query";
+import { useNavigate } from "@tanstack/react-router";
+import { useCallback, useEffect, useMemo, useState } from "react";
+import { recordsQuery } from "../../api/queries";
+import type { RecordRow } from "../../api/types";
+import { Mark } from "../../parts/Mark";
+import { headline } from "../../parts/RecordBody";
+import { Rows, type Column } from "../../parts/Rows";
+import { Section } from "../../parts/Section";
+import { Trouble } from "../../parts/Trouble";
+import type { DataSearch } from "../../router";
+import { useWords } from "../../words";
+
+export const KINDS = [
+  "example", "conversation", "question", "chunk", "document", "source", "image", "evaluation", "classes", "rating", "entities", "relations", "boxes",
+  "test_item", "judgement", "rejection", "duplicate", "label_tree", "topic", "ga_pair", "agreement", "action_result",
+] as const;
+
+/** The words of the filter grammar for "contains this text". */
+export function containing(text: string): string {
+  const escaped = text.replaceAll("\\", "\\\\").replaceAll("%", "\\%").replaceAll("_", "\\_").replaceAll('"', '""');
+  return `body like "%${escaped}%"`;
+}
+
+export function TableView({ run, search }: { run: number; search: DataSearch }): React.ReactNode {
+  const say = useWords();
+  const navigate = useNavigate({ from: "/data" });
+  const filter = search.filter ?? (search.contains ? containing(search.contains) : "");
+  const [text, setText] = useState(filter);
+  useEffect(() => setText(filter), [filter]);
+  const records = useInfiniteQuery(recordsQuery(run, search.kind ?? "", filter));
+  const rows = useMemo(() => records.data?.pages.flatMap((page) => page.items) ?? [], [records.data]);
+  const { hasNextPage, isFetchingNextPage, fetchNextPage } = records;
+  const atEnd = useCallback(() => {
+    if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
+  }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
+  useEffect(() => {
+    if (rows.length === 0) atEnd(); // a page may be short, and the next one not
+  }, [rows.length, atEnd]);
+  const columns: readonly Column<RecordRow>[] = [
+    { name: say("data.id"), width: "72px", number: true, cell: (row) => <span className="quiet">{row.id}</span> },
+    { name: say("data.kind"), width: "100px", cell: (row) => row.kind },
+    { name: say("data.stage"), width: "84px", cell: (row) => <span className="quiet">{row.stage}</span> },
+    { name: say("data.content"), width: "minmax(120px, 3fr)", cell: (row) => row.title || headline(row.kind, row.body) },
+    { name: say("data.item"), width: "minmax(70px, 1fr)", cell: (row) => <span className="quiet">{row.item}</span> },
+    { name: say("data.state"), width: "100px", cell: (row) => <Mark state={row.state} /> },
+  ];
+  const apply = (event: React.FormEvent): void => {
+    event.preventDefault();
+    void navigate({ search: ({ contains: _, filter: __, ...rest }) => (text.trim() ? { ...rest, filter: text.trim() } : rest) });
+  };
+  return (
+    <Section title={say("data.table")}>
+      <form className="row filter" onSubmit={apply}>
+        <label>
+          {say("data.kind")}{" "}
+          <select
+            value={search.kind ?? ""}
+            onChange={(event) => {
+              const kind = event.target.value;
+              void navigate({ search: ({ kind: _, ...rest }) => (kind ? { ...rest, kind } : rest) });
+            }}
+          >
+            <option value="">{say("all")}</option>
+            {KINDS.map((kind) => (
+              <option key={kind}>{kind}</option>
+            ))}
+          </select>
+        </label>
+        <label className="filter-text">
+          <span className="hidden-text">{say("filter.label")}</span>
+          <input value={text} onChange={(event) => setText(event.target.value)} placeholder={say("data.filter.example")} spellCheck={false} className="mono" />
+        </label>
+        <button type="submit" className="button">
+          {say("filter.apply")}
+        </button>
+      </form>
+      {records.error && <Trouble error={records.error} />}
+      {rows.length > 0 ? (
+        <Rows label={say("data.table")} rows={rows} columns={columns} keyOf={(row) => `${row.stage}-${row.id}`} open={(row) => void navigate({ to: "/records/$record", params: { record: String(row.id) } })} atEnd={atEnd} height={640} />
+      ) : (
+        !records.isFetching && !records.error && <p className="quiet">{say("data.table.none")}</p>
+      )}
+    </Section>
+  );
+}

@@ -1,0 +1,47 @@
+/** What waits for a person, most urgent first: each line says what, and leads to where it is settled. */
+import { Link } from "@tanstack/react-router";
+import type { RunSummary } from "../../api/types";
+import { Shape } from "../../parts/Mark";
+import { useWords, type Say } from "../../words";
+import { count } from "../../words/numbers";
+import { isOpen, spent } from "../run/RunRows";
+
+interface Need {
+  key: string;
+  state: string;
+  text: string;
+  run: number;
+}
+
+function needsOf(runs: readonly RunSummary[], say: Say): Need[] {
+  const needs: Need[] = [];
+  for (const run of runs) {
+    const { failed } = run.progress;
+    if (failed > 0) needs.push({ key: `f${run.id}`, state: "failed", text: say("now.needs.failed", { n: count(failed), run: run.name }), run: run.id });
+    if (run.state === "paused") needs.push({ key: `p${run.id}`, state: "paused", text: say("now.needs.paused", { run: run.name }), run: run.id });
+    const same = run.budget && run.cost.find((cost) => cost.currency === run.budget?.currency);
+    if (run.budget && same && isOpen(run) && Number(same.amount) >= 0.8 * Number(run.budget.amount)) {
+      needs.push({ key: `b${run.id}`, state: "quota", text: say("now.needs.budget", { run: run.name, spent: spent([same]), budget: spent([run.budget]) }), run: run.id });
+    }
+  }
+  return needs.slice(0, 8);
+}
+
+export function Needs({ runs }: { runs: readonly RunSummary[] }): React.ReactNode {
+  const say = useWords();
+  const needs = needsOf(runs, say);
+  if (needs.length === 0) return <p className="quiet">{say("now.needs.none")}</p>;
+  return (
+    <ul className="needs">
+      {needs.map((need) => (
+        <li key={need.key}>
+          <Shape state={need.state} />
+          <span>{need.text}</span>
+          <Link to="/runs/$run" params={{ run: String(need.run) }} className="link">
+            {say("now.look")}
+          </Link>
+        </li>
+      ))}
+    </ul>
+  );
+}

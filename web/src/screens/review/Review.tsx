@@ -1,0 +1,115 @@
+/** Is it good? */
+import { Link, useNavigate, useSearch } from "@tanstack/react-router";
+import { useKeys } from "../../keyboard/keys";
+import { Ask } from "../../parts/Ask";
+import { RunChoice, useChosenRun } from "../../parts/RunChoice";
+import { Same } from "../../parts/Same";
+import { Empty } from "../../parts/Section";
+import { Trouble } from "../../parts/Trouble";
+import { useWords } from "../../words";
+import { Focus } from "./Focus";
+import { Grid } from "./Grid";
+import { Strip } from "./Strip";
+import { useQueue, type By } from "./queue";
+
+const ORDERS: readonly By[] = ["score", "disagreement", "random", "changed"];
+
+function Desk({ run, by, view, toggle }: { run: number; by: By; view: "focus" | "grid"; toggle: () => void }): React.ReactNode {
+  const say = useWords();
+  const queue = useQueue(run, by, view === "grid" ? 24 : 6);
+  useKeys("here", [
+    { keys: "u", about: say("review.undo"), go: queue.undo },
+    { keys: "j", about: say("review.next"), go: () => queue.move(1) },
+    { keys: "k", about: say("review.previous"), go: () => queue.move(-1) },
+    { keys: "v", about: say("review.view.switch"), go: toggle },
+  ]);
+  const piece = queue.pieces[queue.at];
+  return (
+    <>
+      <Strip run={run} saving={queue.saving} />
+      {queue.error !== null && <Trouble error={queue.error} again={queue.forget} />}
+      {!piece && !queue.claiming && queue.error === null && (
+        <Empty title={say("review.done.title")}>
+          <p>{say("review.done.about")}</p>
+          <p className="row">
+            <button type="button" className="button" onClick={queue.undo}>
+              {say("review.undo")} <kbd>u</kbd>
+            </button>
+            <Link to="/data" search={{ run }} className="button">
+              {say("nav.data")}
+            </Link>
+          </p>
+        </Empty>
+      )}
+      {!piece && queue.claiming && <p className="quiet section">{say("review.claiming")}</p>}
+      {piece && (
+        <div className="row desk-place">
+          <span className="quiet">
+            {queue.at + 1} / {queue.pieces.length}
+          </span>
+          <button type="button" className="link-button" onClick={() => queue.move(-1)}>
+            {say("review.previous")} (k)
+          </button>
+          <button type="button" className="link-button" onClick={() => queue.move(1)}>
+            {say("review.next")} (j)
+          </button>
+          <button type="button" className="link-button" onClick={queue.undo}>
+            {say("review.undo")} (u)
+          </button>
+        </div>
+      )}
+      {piece && (view === "grid" ? <Grid queue={queue} /> : <Focus queue={queue} piece={piece} />)}
+    </>
+  );
+}
+
+export function Review(): React.ReactNode {
+  const say = useWords();
+  const search = useSearch({ from: "/review" });
+  const navigate = useNavigate({ from: "/review" });
+  const { runs, run, id, query } = useChosenRun(search.run);
+  const by = ORDERS.find((each) => each === search.by) ?? "score";
+  const view = search.view ?? "focus";
+  const toggle = (): void => void navigate({ search: (before) => ({ ...before, view: view === "grid" ? "focus" : "grid" }) });
+  const name = run?.name ?? String(id ?? "");
+  return (
+    <Ask query={query} lines={14}>
+      {() =>
+        id === undefined ? (
+          <Empty title={say("review.none.title")}>
+            <p>{say("review.none.about")}</p>
+            <p>
+              <Link to="/start" className="button button-main">
+                {say("nav.start")}
+              </Link>
+            </p>
+          </Empty>
+        ) : (
+          <>
+            <div className="screen-title">
+              <h1>{say("review.title")}</h1>
+              <div className="title-side">
+                <RunChoice runs={runs} id={id} choose={(chosen) => void navigate({ search: (before) => ({ ...before, run: chosen }) })} />
+                <label>
+                  {say("review.by")}{" "}
+                  <select value={by} onChange={(event) => void navigate({ search: (before) => ({ ...before, by: event.target.value }) })}>
+                    {ORDERS.map((each) => (
+                      <option key={each} value={each}>
+                        {say(`review.by.${each}`)}
+                      </option>
+                    ))}
+                  </select>
+                </label>
+                <button type="button" className="button" onClick={toggle} aria-pressed={view === "grid"}>
+                  {say(view === "grid" ? "review.view.focus" : "review.view.grid")} <kbd>v</kbd>
+                </button>
+              </div>
+            </div>
+            <Desk key={`${id}-${by}-${view}`} run={id} by={by} view={view} toggle={toggle} />
+            <Same commands={[`gristmill review next ${name}`, `gristmill review stats ${name}`]} path="/reviews" query={{ run: id }} />
+          </>
+        )
+      }
+    </Ask>
+  );
+}

@@ -1,0 +1,116 @@
+/** A reviewer's queue: pieces are claimed ahead, decided at once on the screen, and saved behind it. */
+import { useCallback, useEffect, useRef, useState } from "react";
+import { cache } from "../../api/cache";
+import { change, get } from "../../api/client";
+import type { Decided, Decision, ReviewPiece } from "../../api/types";
+
+export type By = "score" | "disagreement" | "random" | "changed";
+
+export interface Queue {
+  pieces: readonly ReviewPiece[];
+  at: number;
+  move: (step: number) => void;
+  jump: (index: number) => void;
+  decide: (piece: ReviewPiece, decision: Decision) => void;
+  undo: () => void;
+  saving: number;
+  claiming: boolean;
+  error: unknown;
+  forget: () => void;
+}
+
+interface State {
+  pieces: readonly ReviewPiece[];
+  at: number;
+}
+
+function without(state: State, record: number): State {
+  const index = state.pieces.findIndex((piece) => piece.record_id === record);
+  if (index < 0) return state;
+  const pieces = state.pieces.filter((piece) => piece.record_id !== record);
+  const at = index < state.at ? state.at - 1 : state.at;
+  return { pieces, at: Math.max(0, Math.min(at, pieces.length - 1)) };
+}
+
+export function useQueue(run: number, by: By, limit: number): Queue {
+  const [state, setState] = useState<State>({ pieces: [], at: 0 });
+  const [saving, setSaving] = useState(0);
+  const [claiming, setClaiming] = useState(true);
+  const [error, setError] = useState<unknown>(null);
+  const gone = useRef(new Set<number>()); // decided here: a claim that was under way may still bring them
+  const alive = useRef(0);
+  const busy = useRef(false);
+
+  const claim = useCallback(async (): Promise<void> => {
+    if (busy.current) return;
+    busy.current = true;
+    const began = alive.current;
+    setClaiming(true);
+    try {
+      const found = await change<ReviewPiece[]>("POST", "/reviews/claim", { run: String(run), by, limit });
+      if (began !== alive.current) return;
+      setState((before) => {
+        const fresh = found.filter((piece) => !gone.current.has(piece.record_id) && !before.pieces.some((held) => held.record_id === piece.record_id));
+        return { ...before, pieces: [...before.pieces, ...fresh] };
+      });
+      setError(null);
+      void cache.invalidateQueries({ queryKey: ["review", run] });
+    } catch (problem) {
+      if (began === alive.current) setError(problem);
+    } finally {
+      busy.current = false;
+      if (began === alive.current) setClaiming(false);
+    }
+  }, [run, by, limit]);
+
+  useEffect(() => {
+    alive.current += 1;
+    busy.current = false;
+    gone.current = new Set();
+    setState({ pieces: [], at: 0 });
+    void claim();
+    return () => {
+      alive.current += 1;
+      void change("POST", "/reviews/release", { run: String(run) }).catch(() => undefined); // the lease ends by itself anyway
+    };
+  }, [claim, run]);
+
+  const decide = useCallback(
+    (piece: ReviewPiece, decision: Decision): void => {
+      gone.current.add(piece.record_id);
+      setState((before) => without(before, piece.record_id));
+      setSaving((n) => n + 1);
+      const seen = piece.revision_id ?? piece.record_id;
+      change<Decided>("POST", `/reviews/${piece.record_id}`, { ...decision, run: String(run), token: piece.token, seen })
+        .then(() => cache.invalidateQueries({ queryKey: ["review", run] }))
+        .catch((problem: unknown) => {
+          gone.current.delete(piece.record_id);
+          setError(problem);
+          setState((before) => ({ pieces: [piece, ...before.pieces.filter((other) => other.record_id !== piece.record_id)], at: 0 }));
+        })
+        .finally(() => {
+          setSaving((n) => n - 1);
+          void claim();
+        });
+    },
+    [claim, run],
+  );
+
+  const undo = useCallback((): void => {
+    setSaving((n) => n + 1);
+    change<Decided>("POST", "/reviews/undo", { run: String(run) })
+      .then(async (undone) => {
+        gone.current.delete(undone.record_id);
+        const piece = await get<ReviewPiece>(`/reviews/${undone.record_id}`, { run });
+        setState((before) => ({ pieces: [piece, ...before.pieces.filter((other) => other.record_id !== piece.record_id)], at: 0 }));
+        setError(null);
+        void cache.invalidateQueries({ queryKey: ["review", run] });
+      })
+      .catch(setError)
+      .finally(() => setSaving((n) => n - 1));
+  }, [run]);
+
+  const jump = useCallback((index: number) => setState((before) => ({ ...before, at: Math.max(0, Math.min(index, before.pieces.length - 1)) })), []);
+  const move = useCallback((step: number) => setState((before) => ({ ...before, at: Math.max(0, Math.min(before.at + step, before.pieces.length - 1)) })), []);
+  return { ...state, move, jump, decide, undo, saving, claiming, error, forget: () => setError(null) };
+}
