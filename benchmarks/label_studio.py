@@ -215,9 +215,8 @@ async def back(folder: Path, name: str, rows: list[list[str]]) -> None:
         done, seconds = await timed(pull(app.pool, project, there.tasks(number), there.url, people, by="bench"))
         assert (done.taken, done.conflicts, done.refused) == (did["accepted"] + did["edited"], 0, 0), done
         rows.append([name, "pulled: decisions of people", f"{done.taken:,}", f"{seconds:.1f}"])
-        found = Counter(
-            one.state for one in (await states(app.pool, [p.annotation_id for p in ours.values()])).values()
-        )
+        asked = [piece.annotation_id for piece in ours.values() if piece.annotation_id is not None]
+        found = Counter(one.state for one in (await states(app.pool, asked)).values())
         assert (found["accepted"], found["edited"]) == (did["accepted"], did["edited"]), (found, did)
         again, seconds = await timed(pull(app.pool, project, there.tasks(number), there.url, people, by="bench"))
         assert (again.taken, again.conflicts, again.refused) == (0, 0, 0)

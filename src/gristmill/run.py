@@ -280,7 +280,10 @@ class Run:
         Raises `UsageError` U310 for a workflow that makes no rows, U420 for a filter that cannot be read."""
         steps = dataset.Steps.of([spec.operator.output_types for spec in self.workflow.steps])
         if not steps.making:
-            raise UsageError(f'workflow "{self.workflow.name}" makes no examples', code="U310")
+            raise UsageError(
+                f'workflow "{self.workflow.name}" makes no examples', code="U310",
+                hint="annotations go by: gristmill label-studio export",
+            )  # fmt: skip
         rows = dataset.rows_of_run(self.app.pool, self.id, self.name, steps, left_out=left_out)
         async with contextlib.aclosing(rows):
             async for row in filtered(rows, where):

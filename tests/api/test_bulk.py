@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gristmill.data.kinds import Chunk, Example, Source
+from gristmill.errors import InputError
 from gristmill.operators.operator import Context, operator
 from gristmill.run import Run
 from gristmill.workflow import Workflow
@@ -23,7 +24,10 @@ BROKEN = {"on": True}
 
 @operator("t_api_lines")
 async def lines(source: Source, ctx: Context) -> list[Chunk]:
-    return [Chunk(text=line) for line in (await ctx.blobs.read(source.blob)).decode().splitlines()]
+    found = (await ctx.blobs.read(source.blob)).decode().splitlines()
+    if found == ["refuse"]:
+        raise InputError("cannot take this")
+    return [Chunk(text=line) for line in found]
 
 
 @operator("t_api_examples", attempts=1)
@@ -167,3 +171,23 @@ async def test_words_of_an_action_that_do_not_go_together_are_refused(api: Api, 
     ):  # fmt: skip
         found = await api.post("/api/actions", json={"run": run.name, **wanted})
         assert found.json()["code"] == code, (wanted, found.text)
+
+
+async def test_the_coverage_map_shows_what_failed_what_waits_and_which_input_came_to_nothing(
+    api: Api, broken: None
+) -> None:
+    run = await finished(api, FLOW, TEXTS | {"c.txt": "refuse\n"}, model=None)
+    rows = {row["name"]: row for row in (await api.json(f"/api/records/coverage?run={run.id}"))["items"]}
+    # Lines are what the first step makes, so each is a row of one cell; the input that was refused is one of its own.
+    cells = [(row["name"], cell["fate"]) for row in (await api.json(f"/api/records/coverage?run={run.id}"))["items"]
+             for cell in row["cells"]]  # fmt: skip
+    assert sorted(cells) == [
+        ("a.txt", "accepted"), ("a.txt", "failed"), ("a.txt", "failed"), ("b.txt", "accepted"), ("b.txt", "accepted"),
+        ("b.txt", "failed"), ("c.txt", "failed"),
+    ]  # fmt: skip
+    assert rows["c.txt"]["record"] is None
+    assert "cannot take" in rows["c.txt"]["why"]
+    await api.post(f"/api/runs/{run.id}/retry", json={})
+    fates = [cell["fate"] for row in (await api.json(f"/api/records/coverage?run={run.id}"))["items"]
+             for cell in row["cells"]]  # fmt: skip
+    assert sorted(fates) == ["accepted"] * 3 + ["waiting"] * 3

@@ -40,6 +40,25 @@ async def test_the_same_key_starts_one_run(api: Api) -> None:
     assert len((await api.json("/api/runs"))["items"]) == 1
 
 
+async def test_a_run_is_made_once_more_with_other_options_and_uses_what_they_do_not_change(api: Api) -> None:
+    first = await finished(api)
+    made = await api.post(f"/api/runs/{first.name}/again", json={"parameters": {"ask.characters_per_question": 60}})
+    assert made.status_code == 201, made.text
+    run = await api.app.find(made.json()["name"])
+    assert run.id != first.id
+    await worked_off(api, run)
+    stages = {one["name"]: one for one in await api.json(f"/api/runs/{run.id}/stages")}
+    assert stages["parse"]["reused"] == stages["parse"]["done"] == 2
+    assert stages["ask"]["reused"] == 0
+    changes = (await api.json(f"/api/runs/{run.id}/difference"))["changes"]
+    assert [(one["stage"], one["name"], one["now"]) for one in changes] == [("ask", "characters_per_question", 60)]
+    model = await api.post(f"/api/runs/{first.name}/again", json={"model": "openai:gpt-4.1-mini", "stage": "ask"})
+    assert (model.status_code, model.json()["code"]) == (503, "M101")
+    for wrong in ({"stage": "ask"}, {"stage": "parse", "model": "extractive"}, {"parameters": {"nothing.x": 1}}):
+        found = await api.post(f"/api/runs/{first.name}/again", json=wrong)
+        assert (found.status_code, found.json()["code"]) == (422, "U302"), found.text
+
+
 async def test_places_outside_of_the_projects_folder_take_an_admin(
     api: Api, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -156,6 +156,7 @@ async def test_a_parameter_may_name_a_field_of_the_input(load: Load) -> None:
 def test_options_are_checked_against_the_schema_before_anything_runs(load: Load) -> None:
     made = load("true", parameters={"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
     assert made.check_options({"a": 1}) == {"a": 1}
+    assert made.options_model.model_json_schema()["required"] == ["a"]
     for options in ({}, {"a": "x"}, {"a": 1, "b": 2}):
         with pytest.raises(WorkflowError, match=made.name):
             made.using(**options)

@@ -141,6 +141,25 @@ async def test_memory_time_and_files_are_bounded(
     assert caught.value.code == code
 
 
+async def test_memory_that_processes_share_counts_once(load: Load) -> None:
+    program = """
+import os, time
+held = bytearray(100 * 2**20)
+for n in range(6):
+    if os.fork() == 0:
+        time.sleep(0.6)
+        os._exit(0)
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        break
+print(len(held))
+"""
+    found = await run(load(program, runner="python", entry="do.py", limits={"memory": 300}))
+    assert found.stdout == f"{100 * 2**20}\n"
+
+
 async def test_a_program_that_ignores_sigterm_is_killed(load: Load) -> None:
     mark = f"deaf_{secrets.token_hex(4)}"
     program = f"trap '' TERM; while :; do sleep 0.{int(mark[5:], 16)}; done"

@@ -134,6 +134,12 @@ async def test_commands_know_the_packs_of_this_machine_without_a_database(
     assert registered()["looked.do"].version != first
     with pytest.raises(ConfigurationError):
         actions.use_settings({"looked": {"size": "large"}})
+    actions.forget_pack("looked")
+    store.take_local(home, {"looked": {"size": "large"}})
+    assert "looked.do" in registered()  # to be looked at
+    with pytest.raises(ConfigurationError) as caught:
+        await store.take_packs(pool, home, {"looked": {"size": "large"}})
+    assert caught.value.code == "K307"
     actions.use_settings({})
 
 

@@ -92,12 +92,12 @@ def classes(draw: Any) -> Case:
 
 @st.composite
 def ratings(draw: Any) -> Case:
-    names, tag = draw(labels), draw(st.sampled_from(["Choices", "TextArea"]))
+    tag = draw(st.sampled_from(["Choices", "TextArea", "Rating"]))
+    names = ["1", "2", "7"] if tag == "Rating" else draw(labels)
     subject = subject_of("text")
-    chosen = draw(st.lists(st.sampled_from(names), unique=True))
+    chosen = draw(st.lists(st.sampled_from(names), unique=True, max_size=1 if tag == "Rating" else None))
     made = Rating(subject=subject.hash, annotator="me", scale="urgency", values=tuple(chosen), score=draw(scores))
-    known = names if tag == "Choices" else []
-    return made, subject, labeling_for("rating", known, multiple=True, tag=tag, name="urgency")
+    return made, subject, labeling_for("rating", names, multiple=True, tag=tag, name="urgency")
 
 
 @st.composite

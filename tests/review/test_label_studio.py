@@ -16,7 +16,7 @@ from gristmill.review.label_studio.check import check_result, check_task
 from gristmill.review.label_studio.labeling import Control, Labeling, configuration, labeling_for, parse_configuration
 from gristmill.review.label_studio.offsets import Shown, Unit
 from gristmill.review.label_studio.results import from_result, region_id, to_result, unit_of
-from gristmill.review.label_studio.same import same
+from gristmill.review.label_studio.same import digest_of, same
 from tests.review.label_studio_samples import HOSTILE, Case, boxes, cases, labels, picture_of, subject_of, texts
 
 UNITS: tuple[Unit, ...] = ("codepoint", "utf16")
@@ -39,6 +39,12 @@ def test_an_annotation_goes_there_and_comes_back_the_same(case: Case, unit: Unit
     assert (known.subject, known.annotator, known.by) == (subject.hash, "ann", "person")
     assert to_result(annotation, subject, labeling, unit) == result  # the same every time
     assert unit_of(result, subject, labeling, unit) == unit
+    written = [
+        {**item, **{name: f"{item[name]}!" for name in ("id", "from_id", "to_id") if name in item}, "origin": "m"}
+        for item in reversed(result)
+    ]  # as an editor may write the same down
+    assert digest_of(written) == digest_of(result)
+    assert not result or digest_of(result[1:]) != digest_of(result)
 
 
 @settings(max_examples=200, deadline=None)
@@ -126,6 +132,11 @@ def test_what_is_undecided_says_nothing_and_what_is_empty_says_so() -> None:
 def test_a_configuration_is_parsed_back_to_the_same_labels(kind: str, names: list[str], words: list[str]) -> None:
     labeling = labeling_for(kind, names, medium="image" if kind == "boxes" else "text", relations=words)
     assert parse_configuration(configuration(labeling)) == labeling
+
+
+def test_a_project_without_any_label_is_refused() -> None:
+    with pytest.raises(UsageError, match="there are no labels for boxes yet"):
+        labeling_for("boxes", [], medium="image")
 
 
 def test_a_label_that_begins_with_a_dollar_is_not_looked_up_in_the_task() -> None:
@@ -301,6 +312,7 @@ def test_whatever_comes_back_is_understood_or_refused_with_all_that_is_wrong(
         part, name = data.draw(st.sampled_from(places))
         part[name] = strange
     for given_ in (result, strange, [strange], [{"type": "relation", "from_id": strange}]):
+        assert len(digest_of(given_)) == 32
         assert all(str(problem) for problem in check_task({"data": strange, "predictions": given_}, labeling))
         if check_result(given_, labeling, subject):
             with pytest.raises(UsageError, match="cannot be used"):

@@ -184,7 +184,8 @@ async def test_a_project_goes_to_a_server_and_comes_back_as_decisions(
     await app.pool.execute("delete from label_pulled")  # as if it had been killed before it could note them down
     assert (await pulled(app, project, studio)).conflicts == 0
     assert await app.pool.fetchval("select count(*) from review_decision") == decisions
-    assert (await pushed(app, (await make_project(run)).project, studio)).added == 0
+    last = await pushed(app, (await make_project(run)).project, studio)
+    assert (last.added, last.changed, last.kept, last.unchanged) == (0, 0, 0, 5)
 
 
 async def test_what_changed_here_is_changed_there_and_a_piece_that_changed_on_both_sides_is_a_conflict(

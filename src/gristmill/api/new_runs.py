@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -50,6 +51,17 @@ class NewRun(Body):
     events: Literal["run", "items", "tasks"] = "items"
     include: Annotated[list[Text], Field(max_length=50)] = Field([])
     exclude: Annotated[list[Text], Field(max_length=50)] = Field([])
+
+
+class OnceMore(Body):
+    """The same workflow over the same inputs, with another `model` (of one `stage`, or of all that use one), or with
+    other options ({"split.size": 800}). What that does not change is not done again."""
+
+    model: Annotated[str | None, Field(min_length=1, max_length=200)] = None
+    stage: Annotated[str | None, Field(min_length=1, max_length=200)] = None
+    parameters: Annotated[dict[str, Value], Field(max_length=200)] = Field({})
+    budget: Annotated[Decimal | None, Field(ge=0, le=Decimal(10**9))] = None
+    fresh: bool = False
 
 
 class PlanStep(Answer):
@@ -172,6 +184,24 @@ async def start(app: App, wanted: NewRun, caller: Caller, before: Sequence[Run])
         flow, inputs, model=wanted.model, fresh=wanted.fresh, after=before, events=wanted.events,
         budget=wanted.budget, reuse=wanted.reuse,
     )  # fmt: skip
+
+
+async def again(app: App, run: Run, inputs: Sequence[str], wanted: OnceMore) -> Run:
+    """A run like that one, with another model or other options. Raises `UsageError` U302 for a stage that it does not
+    have or that uses no model, and what `App.start` raises."""
+    steps = {spec.name: spec for spec in run.workflow.steps}
+    fitting = [name for name, spec in steps.items() if spec.operator.uses_model and wanted.stage in (None, name)]
+    if wanted.stage is not None and not (wanted.model and fitting):
+        raise UsageError(
+            f'"{wanted.stage}" is no stage of {run.name} whose model could be another', code="U302",
+            hint="a stage goes with a model; options are set by parameters", safe="nothing was started",
+        )  # fmt: skip
+    if wanted.model:
+        await app.models.open(wanted.model)
+        steps |= {name: replace(steps[name], model=wanted.model) for name in fitting}
+    flow = Workflow(run.workflow.name, list(steps.values()), run.workflow.version, reuse=run.workflow.reuse)
+    flow = assign(flow, wanted.parameters) if wanted.parameters else flow
+    return await app.start(flow, Inputs.from_plain(inputs), budget=wanted.budget, fresh=wanted.fresh)
 
 
 async def plan(app: App, wanted: NewRun, caller: Caller) -> Plan:

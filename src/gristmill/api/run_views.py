@@ -1,4 +1,4 @@
-"""How runs stand: read from folded counters, pace and spending, for one run or a page of them at once."""
+"""How runs stand: read from counters, pace and spending, for one run or a page of them at once."""
 
 from __future__ import annotations
 

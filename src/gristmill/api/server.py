@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import time
@@ -127,6 +128,7 @@ async def keep(app: App, every: float = 1.0) -> None:
 def serving(app: App, host: str, port: int) -> Iterator[tuple[Server, list[socket.socket], Place]]:
     """A server that listens already and takes requests when it is run. Raises `EnvironmentProblem` E140."""
     opened = listen(host, port)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # else it tells of every socket that opens
     try:
         api = asgi(app)
         config = uvicorn.Config(

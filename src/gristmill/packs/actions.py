@@ -165,6 +165,11 @@ def _options_model(action: Action) -> type[BaseModel]:
     class Options(BaseModel):
         model_config = ConfigDict(extra="allow")
 
+        @classmethod
+        def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            """The schema of the parameters, as the action declares it."""
+            return dict(action.parameters)
+
         @model_validator(mode="before")
         @classmethod
         def _fits(cls, given: Any) -> Any:

@@ -21,7 +21,7 @@ from gristmill.errors import Busy, TransientError
 from gristmill.packs import launch
 from gristmill.packs.capture import Capture
 from gristmill.packs.pack import MIB, Bounds
-from gristmill.packs.relatives import Relatives, children
+from gristmill.packs.relatives import Relatives, children, memory_of
 
 LINGER = 0.5  # seconds for which output is still read when the program has ended and something else holds its pipe
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
@@ -143,7 +143,7 @@ class _Running:
             if len(family) > self.bounds.processes:
                 self._family.halt()  # before anything else: it may double while we think
                 return "processes"
-            if sum(one.memory for one in family) > self.bounds.memory * MIB:
+            if memory_of(family, self.bounds.memory * MIB) > self.bounds.memory * MIB:
                 self._family.halt()
                 return "memory"
             many = len(family) > self.bounds.processes // 4

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gristmill.engine import kin
@@ -89,11 +90,9 @@ class Relatives:
     async def end(self) -> bool:
         """Stops all of them, and then kills them, until none is left. False: some could not be ended."""
         until = time.monotonic() + PATIENCE
-        for pid in self.halt():
-            _send(pid, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.root, signal.SIGKILL)
-        while left := ({one.pid for one in self.living()} or set(kin.family(self.mark))):
+        while left := (self.halt() or set(kin.family(self.mark))):
             for pid in left:
                 _send(pid, signal.SIGKILL)
             if time.monotonic() > until:
@@ -104,7 +103,7 @@ class Relatives:
 
     def _reap(self) -> None:
         """Takes the dead ones that were left to us off the table of processes."""
-        if not self._adopts:
+        if not self._adopts or not _has_children():
             return
         me = os.getpid()
         for process in table().values():
@@ -113,10 +112,39 @@ class Relatives:
                     os.waitpid(process.pid, os.WNOHANG)
 
 
+def memory_of(family: Iterable[Process], limit: int) -> int:
+    """Bytes that they use together. Resident memory counts pages that several share in each of them; only where that
+    sum is over the limit each page is counted once, which takes the kernel milliseconds a process."""
+    known = list(family)
+    total = sum(one.memory for one in known)
+    if total <= limit:
+        return total
+    return sum(map(_proportional, known))
+
+
+def _proportional(process: Process) -> int:
+    try:
+        with open(f"/proc/{process.pid}/smaps_rollup") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+    except (OSError, StopIteration, ValueError):
+        return process.memory
+
+
 def children() -> frozenset[int]:
     """Pids of the processes that this one has started and that are on the table."""
+    if not _has_children():
+        return frozenset()
     me = os.getpid()
     return frozenset(one.pid for one in table().values() if one.parent == me)
+
+
+def _has_children() -> bool:
+    """In one system call, where the table takes milliseconds."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def is_subreaper() -> bool:

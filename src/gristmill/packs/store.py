@@ -26,7 +26,7 @@ import asyncpg
 
 from gristmill.db.database import transaction
 from gristmill.db.statements import statements
-from gristmill.errors import EnvironmentProblem, GristmillError, UsageError
+from gristmill.errors import ConfigurationError, EnvironmentProblem, GristmillError, UsageError
 from gristmill.packs.files import digest_of, write_files
 from gristmill.packs.workplace import remove as remove_folder
 
@@ -160,7 +160,11 @@ def take_local(home: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
     actions.use_settings(settings)
     for ref, digest in _index(home).items():
         with contextlib.suppress(GristmillError):
-            actions.take(checked_copy(_place(home, ref, digest), digest), settings.get(ref, {}))
+            pack = checked_copy(_place(home, ref, digest), digest)
+            try:
+                actions.take(pack, settings.get(ref, {}))
+            except ConfigurationError:  # who looks may see what it wants; who runs it is told
+                actions.take(pack, {})
 
 
 def checked_copy(place: Path, digest: str) -> Pack:

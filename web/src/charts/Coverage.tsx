@@ -60,7 +60,7 @@ export function CoverageCells({ row, open }: Props): React.ReactNode {
   const [width, setWidth] = useState(0);
   const [at, setAt] = useState<number | null>(null);
   const across = Math.max(1, Math.floor(width / STEP));
-  const lines = Math.max(1, Math.ceil(row.cells.length / across));
+  const lines = width === 0 ? 1 : Math.max(1, Math.ceil(row.cells.length / across)); // rows out of sight have no width
 
   useEffect(() => {
     const host = place.current;

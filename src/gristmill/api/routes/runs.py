@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from fastapi import Query
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from gristmill.api import new_runs
 from gristmill.api.listing import condition, page_of
-from gristmill.api.new_runs import NewRun, Plan
+from gristmill.api.new_runs import NewRun, OnceMore, Plan
 from gristmill.api.problems import Refused
 from gristmill.api.routes.progress import RunName
 from gristmill.api.routing import role
@@ -84,7 +85,7 @@ async def plan_run(wanted: NewRun, app: OpenApp, caller: Asking) -> Plan:
 
 @router.get("/runs/{run}")
 async def run_detail(run: RunName, app: OpenApp) -> RunDetail:
-    """One run with its stages, from the folded counters."""
+    """One run with its stages, from counters."""
     return await detail(app, await run_row(app, run))
 
 
@@ -135,6 +136,14 @@ async def retry_run(run: RunName, again: Again, app: OpenApp) -> Changed:
 
 async def _changed(app: Any, run: str, number: int) -> Changed:
     return Changed(changed=number, run=(await summaries(app, [await run_row(app, run)]))[0])
+
+
+@router.post("/runs/{run}/again", status_code=201)
+async def run_again(run: RunName, wanted: OnceMore, app: OpenApp) -> RunDetail:
+    """Another run of the same workflow over the same inputs, with another model or other options."""
+    inputs = json.loads((await run_row(app, run))["inputs"])
+    made = await new_runs.again(app, await find_run(app, run), inputs, wanted)
+    return await detail(app, await run_row(app, str(made.id)))
 
 
 @router.get("/runs/{run}/items")

@@ -41,14 +41,14 @@ where item_id = any ($1::bigint[]) and item_id is not null
 
 -- name: unread
 -- Inputs that have come to no document: they cannot be read, or what was to read them failed. $2 first steps, $3 rows.
-select null::bigint as task, name, 'failed' as fate, coalesce(reason, code) as why from item
-where run_id = $1 and state = 'unreadable'
+(select null::bigint as task, name, coalesce(reason, code) as why from item
+ where run_id = $1 and state = 'unreadable' limit $3)
 union all
-select t.id, i.name, 'failed', a.message
-from task t join item i on i.id = t.item_id
+select t.id, i.name, a.message
+from (select id, step, item_id from task where run_id = $1 and state in ('failed', 'quarantined') order by step, id limit $3) as t
+join item i on i.id = t.item_id
 left join lateral (select message from attempt where task_id = t.id order by ended_at desc limit 1) as a on true
-where t.run_id = $1 and t.state in ('failed', 'quarantined') and t.step = any ($2::smallint[])
-limit $3;
+where t.step = any ($2::smallint[]);
 
 -- name: spread
 -- One value of each of the newest $3 records that the steps $2 have made: score, length of the answer, label, similarity.

@@ -1,10 +1,15 @@
 -- How runs stand, from what was folded: counters, flow and pace. No task is counted here.
 
 -- name: counts
--- Counters of runs by step, of several runs at once.
+-- Counters of runs by step, of several runs at once; what is not folded yet included: a run that has ended shows its end.
 select c.run_id, c.step, s.name as stage, s.barrier, json_object_agg(c.name, c.n)::text as counts
-from counter c join step s on s.run_id = c.run_id and s.ordinal = c.step
-where c.run_id = any ($1::bigint[]) and c.n <> 0 group by c.run_id, c.step, s.name, s.barrier order by c.run_id, c.step;
+from (select run_id, step, name, sum(n)::bigint as n from (
+          select run_id, step, name, n from counter where run_id = any ($1::bigint[])
+          union all
+          select run_id, step, name, n from counter_delta where run_id = any ($1::bigint[])) as moved
+      group by run_id, step, name having sum(n) <> 0) as c
+join step s on s.run_id = c.run_id and s.ordinal = c.step
+group by c.run_id, c.step, s.name, s.barrier order by c.run_id, c.step;
 
 -- name: money
 -- What runs have spent, in each currency, and what they may spend. $1 numbers of the runs as text.
@@ -52,7 +57,8 @@ where s.run_id = $1 group by s.ordinal;
 -- name: causes
 -- What has failed of a run, by cause and step: of the first $2 that the index of broken tasks gives.
 with broken as materialized (
-    select id, step, state from task where run_id = $1 and state in ('failed', 'quarantined') limit $2),
+    select id, step, state from task where run_id = $1 and state in ('failed', 'quarantined')
+    order by step, id limit $2),
 told as (
     select b.id, b.step, b.state, a.code, a.error, a.message, a.cause from broken b
     left join lateral (

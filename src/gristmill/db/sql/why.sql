@@ -6,10 +6,11 @@
 with own as materialized (select id, state, after, held from run where id = $1),
 waits as materialized (
     (select id, step, pool, kind, item_id, run_at, held, state, lock_key, lock_slots, crashes from task
-     where $2::bigint is null and run_id = $1 and state = 'available' limit 5000)
+     where $2::bigint is null and run_id = $1 and state = 'available'
+     order by pool, locked, priority, seq limit 5000)  -- in the order of the index: else it may read all that has ended
     union all
     (select id, step, pool, kind, item_id, run_at, held, state, lock_key, lock_slots, crashes from task
-     where $2::bigint is null and run_id = $1 and state = 'waiting' limit 5000)
+     where $2::bigint is null and run_id = $1 and state = 'waiting' order by step, id limit 5000)
     union all
     (select id, step, pool, kind, item_id, run_at, held, state, lock_key, lock_slots, crashes from task
      where id = $2 and run_id = $1 and state in ('available', 'waiting'))),

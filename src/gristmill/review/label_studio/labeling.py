@@ -90,19 +90,23 @@ def labeling_for(
 ) -> Labeling:  # fmt: skip
     """The labeling for a kind of annotation ("classes", "rating", "entities", "relations", "boxes").
 
-    `tag` chooses another than the usual one: "Taxonomy", "TextArea" or "Rating". Raises `UsageError` L101 for labels
-    that no configuration can hold, L105 for a tag that does not go with the kind.
+    `tag` chooses another than the usual one: "Taxonomy", "TextArea" or "Rating". Raises `UsageError` L101 for no
+    labels, and for labels that no configuration can hold, L105 for a tag that does not go with the kind.
     """
     chosen = tag or CONTROLS[kind][0]
     if chosen not in CONTROLS[kind]:
         raise UsageError(f"{chosen} does not hold {kind}", code="L105", hint=f"one of: {', '.join(CONTROLS[kind])}")
     for one in (labels, relations):
         check_labels(one)
-    most = max((int(value) for value in labels if value.isascii() and value.isdigit()), default=5)
+    stars = [int(value) for value in labels if re.fullmatch("[0-9]{1,3}", value)] if chosen == "Rating" else []
     if chosen == "Taxonomy":
         labels = _with_those_above(labels)
+    if chosen in ("TextArea", "Rating"):
+        labels = ()
+    elif not labels:
+        raise UsageError(f"there are no labels for {kind} yet", code="L101", hint="name them in the step's options")
     several = chosen in _SEVERAL or (multiple and chosen == "Choices")
-    controls = [Control(chosen, name, medium, tuple(labels), several, max(1, most) if chosen == "Rating" else 5)]
+    controls = [Control(chosen, name, medium, tuple(labels), several, max(1, *stars) if stars else 5)]
     if kind == "relations":
         controls.append(Control("Relations", "", "", tuple(relations)))
     return Labeling(medium, tuple(controls))

@@ -28,9 +28,9 @@ from gristmill.review.label_studio.client import Task
 from gristmill.review.label_studio.flow import WorkflowLike, flow_of
 from gristmill.review.label_studio.labeling import Labeling
 from gristmill.review.label_studio.projects import SQL, Project, subjects_of
-from gristmill.review.label_studio.push import alone, digest_of, record_of
+from gristmill.review.label_studio.push import alone, record_of
 from gristmill.review.label_studio.results import from_result, unit_of
-from gristmill.review.label_studio.same import same
+from gristmill.review.label_studio.same import digest_of, same
 from gristmill.review.label_studio.subjects import Subject
 from gristmill.review.states import DECIDED, REJECTED
 

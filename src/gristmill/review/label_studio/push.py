@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -11,11 +10,12 @@ from typing import Any, Protocol
 
 import asyncpg
 
-from gristmill.data.kinds import Image, canonical_json
+from gristmill.data.kinds import Image
 from gristmill.engine import locks
 from gristmill.errors import UsageError
 from gristmill.review.label_studio.client import Server, Task
 from gristmill.review.label_studio.projects import SQL, Piece, Project
+from gristmill.review.label_studio.same import digest_of
 from gristmill.review.label_studio.subjects import picture_name
 
 BATCH = 50  # tasks
@@ -55,11 +55,6 @@ class _Sent:
     task: int
     standing_id: int | None = None
     sent: bytes | None = None
-
-
-def digest_of(result: Any) -> bytes:
-    """What two equal results have in common (32 bytes)."""
-    return hashlib.sha256(canonical_json(result).encode("utf-8", "surrogatepass")).digest()
 
 
 async def push(

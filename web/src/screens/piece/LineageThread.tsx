@@ -4,6 +4,8 @@ import type { Thread } from "../../api/types";
 import { Empty } from "../../parts/Section";
 import { useWords } from "../../words";
 
+const WHOLE = new Set(["source", "document", "image"]); // their name says more than their fields
+
 export function LineageThread({ thread, at }: { thread: readonly Thread[]; at?: number }): React.ReactNode {
   const say = useWords();
   if (thread.length === 0) return <Empty title={say("piece.lineage.none")} />;
@@ -21,7 +23,7 @@ export function LineageThread({ thread, at }: { thread: readonly Thread[]; at?: 
             </Link>
           </p>
           <p className="knot-text" title={knot.title}>
-            {knot.text || knot.title}
+            {WHOLE.has(knot.kind) ? knot.title : knot.text || knot.title}
           </p>
           {knot.image && <img src={`/api/blobs/${knot.image}`} alt="" className="knot-image" loading="lazy" />}
         </li>

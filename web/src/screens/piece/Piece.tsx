@@ -51,7 +51,7 @@ function Heading({ story }: { story: Story }): React.ReactNode {
       </div>
       {command.error && <Trouble error={command.error} />}
       <Figures>
-        <Figure name={say("piece.tries")} value={count(task.attempt)} note={say("piece.tries.of", { n: task.max_attempts })} />
+        <Figure name={say("piece.tries")} value={`${count(story.attempts.length)}${story.attempts_more ? "+" : ""}`} note={say("piece.tries.of", { n: task.max_attempts })} />
         {task.crashes > 0 && <Figure name={say("piece.crashes")} value={count(task.crashes)} note={say("piece.tries.of", { n: task.max_crashes })} />}
         <Figure name={say("piece.made")} value={count(story.records.length)} />
         {calls.length > 0 && <Figure name={say("piece.cost")} value={money(spent)} />}
