@@ -75,7 +75,7 @@ class Settings(BaseModel):
     confirm: float = Field(
         0.5, ge=0.1, le=10, description="a vanished lock is believed when seen twice, this far apart"
     )
-    stall_after: float = Field(10.0, ge=1, le=600, description="a worker that answers no ping for so long is killed")
+    stall_after: float = Field(10.0, ge=2, le=600, description="a worker that answers no ping for so long is killed")
     stuck_after: float = Field(
         300.0, ge=0, le=86_400, description="a worker that has not looked for work for so long is killed; 0: never"
     )

@@ -22,7 +22,7 @@ from tests.review.label_studio_samples import HOSTILE, Case, boxes, cases, label
 UNITS: tuple[Unit, ...] = ("codepoint", "utf16")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(cases, st.sampled_from(UNITS))
 def test_an_annotation_goes_there_and_comes_back_the_same(case: Case, unit: Unit) -> None:
     annotation, subject, labeling = case
@@ -47,7 +47,7 @@ def test_an_annotation_goes_there_and_comes_back_the_same(case: Case, unit: Unit
     assert not result or digest_of(result[1:]) != digest_of(result)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(texts)
 def test_every_place_of_a_text_goes_over_and_back(text: str) -> None:
     shown = Shown.of(text)
@@ -298,7 +298,7 @@ garbage = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(cases, garbage, st.data())
 def test_whatever_comes_back_is_understood_or_refused_with_all_that_is_wrong(
     case: Case, strange: Any, data: st.DataObject

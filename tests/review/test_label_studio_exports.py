@@ -59,7 +59,7 @@ def test_a_task_in_json_is_sound_and_read_back_the_same(case: Case) -> None:
     assert same(back, annotation)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(entities())
 def test_words_of_conll_hold_every_entity_whole_and_no_word_has_a_blank(case: Case) -> None:
     annotation, subject, _ = case

@@ -155,6 +155,7 @@ async def review_by_keyboard(page: Any, mill: Served, run: int) -> None:
     await counts(accepted=1, rejected=1)
     await page.keyboard.press("u")
     await counts(accepted=1, rejected=0)
+    await page.locator(".strip-saving", has_text="all saved").wait_for()
     await page.keyboard.press("e")
     await page.locator(".edit textarea").last.fill("As the reviewer says.")
     await page.locator(".edit-changes ins").first.wait_for()  # what is struck and what is new, while it is written

@@ -160,7 +160,7 @@ async def _detach(home: Path | None, more: list[str], as_json: bool) -> int:
         where = ["--home", str(settings.home)]
         process = subprocess.Popen(
             [sys.executable, "-m", "gristmill", "up", *where, *more], stdin=subprocess.DEVNULL, stdout=output,
-            stderr=output, start_new_session=True,
+            stderr=output, start_new_session=True, env={**os.environ, "GRISTMILL_LOG_FILE": str(file)},
         )  # fmt: skip
     name = crew_name(settings)
     async with options.open_app(None, settings=settings, workers=0) as app:

@@ -1167,11 +1167,31 @@ export interface paths {
         };
         /**
          * Run Detail
-         * @description One run with its stages, from the folded counters.
+         * @description One run with its stages, from counters.
          */
         get: operations["run_detail"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/runs/{run}/again": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Run Again
+         * @description Another run of the same workflow over the same inputs, with another model or other options.
+         */
+        post: operations["run_again"];
         delete?: never;
         options?: never;
         head?: never;
@@ -2269,11 +2289,14 @@ export interface components {
         };
         /**
          * Change
-         * @description One thing that two runs have set differently. `what`: option, model, operator, version, prompt or step.
+         * @description One thing that two runs have set differently. `what`: option, model, operator, version, prompt or step. Of a
+         *     prompt, before and now are the hashes of its text, and `diff` says line by line what was changed.
          */
         Change: {
             /** Before */
             before?: unknown;
+            /** Diff */
+            diff?: string | null;
             /** Name */
             name: string;
             /** Now */
@@ -3442,6 +3465,33 @@ export interface components {
              * @default qa
              */
             workflow: string;
+        };
+        /**
+         * OnceMore
+         * @description The same workflow over the same inputs, with another `model` (of one `stage`, or of all that use one), or with
+         *     other options ({"split.size": 800}). What that does not change is not done again.
+         */
+        OnceMore: {
+            /** Budget */
+            budget?: number | string | null;
+            /**
+             * Fresh
+             * @default false
+             */
+            fresh: boolean;
+            /** Model */
+            model?: string | null;
+            /**
+             * Parameters
+             * @default {}
+             */
+            parameters: {
+                [key: string]: string | number | boolean | unknown[] | {
+                    [key: string]: unknown;
+                } | null;
+            };
+            /** Stage */
+            stage?: string | null;
         };
         /**
          * OperatorInfo
@@ -7580,6 +7630,43 @@ export interface operations {
         responses: {
             /** @description Successful Response */
             200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunDetail"];
+                };
+            };
+            /** @description an error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                    "application/problem+json": unknown;
+                };
+            };
+        };
+    };
+    run_again: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description number or name of a run */
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["OnceMore"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
                 headers: {
                     [name: string]: unknown;
                 };

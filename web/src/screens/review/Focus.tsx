@@ -16,6 +16,11 @@ export function Focus({ queue, piece }: { queue: Queue; piece: ReviewPiece }): R
   const say = useWords();
   const [editing, setEditing] = useState(false);
   useEffect(() => setEditing(false), [piece.record_id]);
+  const { hold } = queue;
+  useEffect(() => {
+    hold(editing);
+    return () => hold(false);
+  }, [hold, editing]);
   const decide = (decision: Decision): void => {
     setEditing(false);
     queue.decide(piece, decision);

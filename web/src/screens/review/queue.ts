@@ -17,6 +17,7 @@ export interface Queue {
   claiming: boolean;
   error: unknown;
   forget: () => void;
+  hold: (held: boolean) => void; // while somebody writes, what comes back does not take the place of his piece
 }
 
 interface State {
@@ -32,6 +33,12 @@ function without(state: State, record: number): State {
   return { pieces, at: Math.max(0, Math.min(at, pieces.length - 1)) };
 }
 
+/** Puts a piece that came back in front: it is shown at once, unless somebody is writing. */
+function withFront(state: State, piece: ReviewPiece, held: boolean): State {
+  const rest = without(state, piece.record_id);
+  return { pieces: [piece, ...rest.pieces], at: held && rest.pieces.length > 0 ? rest.at + 1 : 0 };
+}
+
 export function useQueue(run: number, by: By, limit: number): Queue {
   const [state, setState] = useState<State>({ pieces: [], at: 0 });
   const [saving, setSaving] = useState(0);
@@ -40,6 +47,8 @@ export function useQueue(run: number, by: By, limit: number): Queue {
   const gone = useRef(new Set<number>()); // decided here: a claim that was under way may still bring them
   const alive = useRef(0);
   const busy = useRef(false);
+  const held = useRef(false);
+  const hold = useCallback((value: boolean) => void (held.current = value), []);
 
   const claim = useCallback(async (): Promise<void> => {
     if (busy.current) return;
@@ -86,7 +95,7 @@ export function useQueue(run: number, by: By, limit: number): Queue {
         .catch((problem: unknown) => {
           gone.current.delete(piece.record_id);
           setError(problem);
-          setState((before) => ({ pieces: [piece, ...before.pieces.filter((other) => other.record_id !== piece.record_id)], at: 0 }));
+          setState((before) => withFront(before, piece, held.current));
         })
         .finally(() => {
           setSaving((n) => n - 1);
@@ -102,7 +111,7 @@ export function useQueue(run: number, by: By, limit: number): Queue {
       .then(async (undone) => {
         gone.current.delete(undone.record_id);
         const piece = await get<ReviewPiece>(`/reviews/${undone.record_id}`, { run });
-        setState((before) => ({ pieces: [piece, ...before.pieces.filter((other) => other.record_id !== piece.record_id)], at: 0 }));
+        setState((before) => withFront(before, piece, held.current));
         setError(null);
         void cache.invalidateQueries({ queryKey: ["review", run] });
       })
@@ -112,5 +121,5 @@ export function useQueue(run: number, by: By, limit: number): Queue {
 
   const jump = useCallback((index: number) => setState((before) => ({ ...before, at: Math.max(0, Math.min(index, before.pieces.length - 1)) })), []);
   const move = useCallback((step: number) => setState((before) => ({ ...before, at: Math.max(0, Math.min(before.at + step, before.pieces.length - 1)) })), []);
-  return { ...state, move, jump, decide, undo, saving, claiming, error, forget: () => setError(null) };
+  return { ...state, move, jump, decide, undo, saving, claiming, error, forget: () => setError(null), hold };
 }
