@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 import uvicorn
@@ -16,6 +18,9 @@ from gristmill.api.access import Access
 from gristmill.api.server import Server, serving
 from gristmill.app import App
 from gristmill.config import Settings
+from tests.conftest import at
+
+_numbers = itertools.count(1)
 
 
 class Api(httpx.AsyncClient):
@@ -50,6 +55,20 @@ async def open_api(url: str, home: Path, **settings: Any) -> AsyncIterator[Api]:
                 yield client
             server.should_exit = True
             await task
+
+
+@pytest.fixture(scope="module")
+async def shared(
+    server_url: str, template_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Api]:
+    """One server for the tests of a module that leave nothing behind which another one looks at."""
+    name = f"shared_{next(_numbers)}"
+    connection = await asyncpg.connect(server_url)
+    await connection.execute(f"create database {name} template {template_database}")
+    async with open_api(at(server_url, name), tmp_path_factory.mktemp("shared")) as opened:
+        yield opened
+    await connection.execute(f"drop database {name} with (force)")
+    await connection.close()
 
 
 @pytest.fixture

@@ -50,71 +50,73 @@ async def test_pools_are_listed_limited_and_paused(api: Api) -> None:
     assert (await api.put("/api/pools/model", json={"slots": 1})).json()["where"] == "slots"
 
 
-async def test_limits_have_the_fields_that_other_systems_know(api: Api) -> None:
+async def test_limits_have_the_fields_that_other_systems_know(shared: Api) -> None:
     rates = {"requests_per_minute": 15, "requests_per_day": 1500, "burst": 5}
-    assert (await api.put("/api/limits/openai", json=rates)).status_code == 200
-    (limit,) = (await api.json("/api/monitoring/quota"))["items"]
-    assert limit.keys() == (await api.json("/api/limits"))["items"][0].keys()
+    assert (await shared.put("/api/limits/openai", json=rates)).status_code == 200
+    (limit,) = (await shared.json("/api/monitoring/quota"))["items"]
+    assert limit.keys() == (await shared.json("/api/limits"))["items"][0].keys()
     assert (limit["requests_today"], limit["quota_limit"], limit["percentage_used"]) == (0, 1500, 0.0)
     assert isinstance(limit["can_make_request"], bool)
     assert limit["wait_time_seconds"] >= 0 <= limit["tokens_available"]
     assert limit["resets_at"].endswith("T00:00:00Z")
-    again = (await api.put("/api/limits/openai", json={"burst": None, "timezone": "Europe/Berlin"})).json()
+    again = (await shared.put("/api/limits/openai", json={"burst": None, "timezone": "Europe/Berlin"})).json()
     assert (again["requests_per_minute"], again["burst"], again["zone"]) == (15, None, "Europe/Berlin")
     wrongs: list[Any] = [{"timezone": "Mars/Base"}, {"requests_per_minute": 0}, {"burst": 1.5}, {"rpm": 1}, [], "text"]
     for wrong in wrongs:
-        assert (await api.put("/api/limits/openai", json=wrong)).status_code == 422, wrong
-    assert (await api.delete("/api/limits/openai")).status_code == 204
-    assert (await api.delete("/api/limits/openai")).status_code == 404
+        assert (await shared.put("/api/limits/openai", json=wrong)).status_code == 422, wrong
+    assert (await shared.delete("/api/limits/openai")).status_code == 204
+    assert (await shared.delete("/api/limits/openai")).status_code == 404
 
 
-async def test_a_lock_is_shown_and_taken_away(api: Api) -> None:
-    await acquire(api.app.pool, "path:/data/index", slots=1, holder_kind="cli", holder="anna")
-    (lock,) = (await api.json("/api/locks"))["items"]
+async def test_a_lock_is_shown_and_taken_away(shared: Api) -> None:
+    await acquire(shared.app.pool, "path:/data/index", slots=1, holder_kind="cli", holder="anna")
+    (lock,) = (await shared.json("/api/locks"))["items"]
     assert (lock["key"], lock["holder_kind"], lock["holder"]) == ("path:/data/index", "cli", "anna")
     path = "/api/locks/path:/data/index/release"
-    refused = await api.post(path, json={})
+    refused = await shared.post(path, json={})
     assert (refused.status_code, refused.json()["code"]) == (409, "T410")
-    forced = (await api.post(path, json={"force": True, "reason": "anna left"})).json()["forced"]
+    forced = (await shared.post(path, json={"force": True, "reason": "anna left"})).json()["forced"]
     assert [one["holder"] for one in forced] == ["anna"]
-    assert (await api.json("/api/locks"))["items"] == []
-    assert (await api.post(path, json={"force": True})).json()["forced"] == []
+    assert (await shared.json("/api/locks"))["items"] == []
+    assert (await shared.post(path, json={"force": True})).json()["forced"] == []
 
 
-async def test_a_vacuum_answers_with_the_known_codes(api: Api) -> None:
-    gone = await api.post("/api/locks/vacuum", json={"store": "lancedb:/etc"})
+async def test_a_vacuum_answers_with_the_known_codes(shared: Api) -> None:
+    gone = await shared.post("/api/locks/vacuum", json={"store": "lancedb:/etc"})
     assert (gone.status_code, gone.json()["status"]) == (404, "not_found")
-    assert (await api.post("/api/locks/vacuum", json={"store": "nonsense"})).status_code == 404
-    done = await api.post("/api/locks/vacuum", json={})
+    assert (await shared.post("/api/locks/vacuum", json={"store": "nonsense"})).status_code == 404
+    done = await shared.post("/api/locks/vacuum", json={})
     assert done.status_code in (200, 500)  # 500 where pgvector is not installed
     assert done.json()["status"] == ("done" if done.status_code == 200 else "failed")
 
 
-async def test_money_is_exact_and_text(api: Api) -> None:
-    found = (await api.put("/api/budgets/day", json={"cap": "12.345678901"})).json()["items"]
+async def test_money_is_exact_and_text(shared: Api) -> None:
+    found = (await shared.put("/api/budgets/day", json={"cap": "12.345678901"})).json()["items"]
     day = next(one for one in found if one["scope"] == "day")
     assert (day["cap"], day["spent"], day["currency"]) == ("12.345678901", "0", "USD")
-    assert (await api.put("/api/budgets/day", json={"cap": None})).json()["items"][0]["cap"] is None
+    assert (await shared.put("/api/budgets/day", json={"cap": None})).json()["items"][0]["cap"] is None
     wrongs: list[dict[str, Any]] = [{"cap": "-1"}, {"cap": "NaN"}, {"cap": "1e400"}, {"cap": 1, "run": 4}, {}]
     for wrong in (*wrongs, {"cap": 1, "currency": "usd"}):
-        assert (await api.put("/api/budgets/day", json=wrong)).status_code == 422, wrong
-    assert (await api.put("/api/budgets/run", json={"cap": 1})).status_code == 422
-    assert (await api.put("/api/budgets/run", json={"cap": 1, "run": 4})).status_code == 404
+        assert (await shared.put("/api/budgets/day", json=wrong)).status_code == 422, wrong
+    assert (await shared.put("/api/budgets/run", json={"cap": 1})).status_code == 422
+    assert (await shared.put("/api/budgets/run", json={"cap": 1, "run": 4})).status_code == 404
 
 
-async def test_models_are_kept_and_no_key_is_shown_or_taken(api: Api) -> None:
-    kept = await api.put("/api/models/fast", json={"provider": "openai", "model": "gpt-4.1-mini", "key": "env:MY_KEY"})
+async def test_models_are_kept_and_no_key_is_shown_or_taken(shared: Api) -> None:
+    kept = await shared.put(
+        "/api/models/fast", json={"provider": "openai", "model": "gpt-4.1-mini", "key": "env:MY_KEY"}
+    )
     assert kept.status_code == 200
     (model,) = kept.json()["items"]
     assert (model["name"], model["origin"], model["used"], model["key"]) == ("fast", "database", True, "env:MY_KEY")
-    assert (await api.put("/api/models/fast", json={"provider": "openai", "model": "x"})).json()["code"] == "U381"
+    assert (await shared.put("/api/models/fast", json={"provider": "openai", "model": "x"})).json()["code"] == "U381"
     secret = "sk-1234567890abcdef"
     for wrong in ({"key": secret}, {"parameters": {"api_key": secret}}, {"headers": {"Authorization": secret}}):
-        refused = await api.put("/api/models/other", json={"provider": "openai", "model": "x", **wrong})
+        refused = await shared.put("/api/models/other", json={"provider": "openai", "model": "x", **wrong})
         assert refused.status_code == 422
         assert secret not in refused.text
-    assert (await api.delete("/api/models/fast")).status_code == 204
-    assert (await api.delete("/api/models/fast")).status_code == 404
+    assert (await shared.delete("/api/models/fast")).status_code == 204
+    assert (await shared.delete("/api/models/fast")).status_code == 404
 
 
 async def test_calls_come_in_pages_without_gaps(api: Api) -> None:
@@ -147,22 +149,22 @@ async def test_calls_come_in_pages_without_gaps(api: Api) -> None:
         assert (await api.get(f"/api/calls?{wrong}")).status_code == 422, wrong
 
 
-async def test_schedules_are_added_paused_and_removed(api: Api) -> None:
+async def test_schedules_are_added_paused_and_removed(shared: Api) -> None:
     new = {"name": "nightly", "cron": "0 3 * * *", "task": "tidy", "payload": {"a": 1}}
-    made = await api.post("/api/schedules", json=new)
+    made = await shared.post("/api/schedules", json=new)
     assert made.status_code == 200, made.text
     assert (made.json()["cron"], made.json()["paused"]) == ("0 3 * * *", False)
-    assert (await api.post("/api/schedules/nightly/pause")).json()["paused"] is True
-    assert [one["name"] for one in (await api.json("/api/schedules"))["items"]] == ["nightly"]
+    assert (await shared.post("/api/schedules/nightly/pause")).json()["paused"] is True
+    assert [one["name"] for one in (await shared.json("/api/schedules"))["items"]] == ["nightly"]
     for wrong in (
         {"cron": "never", "task": "t"}, {"task": "t"}, {"cron": "* * * * *", "every": 3, "task": "t"}, {"every": 60},
         {"every": 60, "paths": ["/no/such/folder"]}, {"every": 60, "task": "t", "timezone": "Mars"},
     ):  # fmt: skip
-        refused = await api.post("/api/schedules", json={"name": "wrong", **wrong})
+        refused = await shared.post("/api/schedules", json={"name": "wrong", **wrong})
         assert refused.status_code == 422, wrong
         assert refused.json()["code"].startswith("U"), refused.text
-    assert (await api.delete("/api/schedules/nightly")).status_code == 204
-    assert (await api.post("/api/schedules/nightly/pause")).status_code == 404
+    assert (await shared.delete("/api/schedules/nightly")).status_code == 204
+    assert (await shared.post("/api/schedules/nightly/pause")).status_code == 404
 
 
 async def test_settings_show_their_origin_and_no_secret(
@@ -180,8 +182,8 @@ async def test_settings_show_their_origin_and_no_secret(
     assert found["database_url"]["value"] == "postgresql://***@db/x"
 
 
-async def test_packs_list_their_actions(api: Api) -> None:
-    items = (await api.json("/api/packs"))["items"]
+async def test_packs_list_their_actions(shared: Api) -> None:
+    items = (await shared.json("/api/packs"))["items"]
     assert all(one["ref"] and one["actions"] for one in items)
 
 
@@ -247,29 +249,29 @@ async def test_the_sentence_says_whether_more_workers_would_help(api: Api) -> No
     assert found["because"][0]["run"] == "qa-1"
 
 
-async def test_no_look_at_the_fleet_reads_a_whole_table_of_tasks(api: Api) -> None:
+async def test_no_look_at_the_fleet_reads_a_whole_table_of_tasks(shared: Api) -> None:
     values = {"lane_spans": (datetime.now(UTC), 2.5), "lane_workers": (datetime.now(UTC),), "overview": ("default",),
               "roll_ups": ([1], 10.0, 100), "pulse": (), "runs_in": ("default", ["running"])}  # fmt: skip
-    async with api.app.pool.acquire() as connection, connection.transaction():
+    async with shared.app.pool.acquire() as connection, connection.transaction():
         await connection.execute("set local enable_seqscan = off")
         for name, arguments in values.items():
             plan = await connection.fetch(f"explain {statements('api_live')[name]}", *arguments)
             assert "Seq Scan on task" not in str(plan), name
 
 
-async def test_metrics_are_prometheus_text(api: Api) -> None:
-    answer = await api.get("/metrics")
+async def test_metrics_are_prometheus_text(shared: Api) -> None:
+    answer = await shared.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")
     assert "gristmill_workers" in answer.text
-    opened = await api.get("/metrics", headers={"Accept": "application/openmetrics-text"})
+    opened = await shared.get("/metrics", headers={"Accept": "application/openmetrics-text"})
     assert opened.text.endswith("# EOF\n")
 
 
-async def test_a_crew_is_shown_and_scaled_when_there_is_one(api: Api) -> None:
-    found = await api.json("/api/crew")
+async def test_a_crew_is_shown_and_scaled_when_there_is_one(shared: Api) -> None:
+    found = await shared.json("/api/crew")
     assert found["items"] == []
-    refused = await api.post("/api/crew/scale", json={"spec": "worker", "count": 3})
+    refused = await shared.post("/api/crew/scale", json={"spec": "worker", "count": 3})
     assert refused.status_code in (404, 422)
     assert "gristmill up" in refused.json()["hint"]
-    assert (await api.post("/api/control/start")).status_code in (404, 422)
+    assert (await shared.post("/api/control/start")).status_code in (404, 422)

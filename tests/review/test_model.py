@@ -196,6 +196,7 @@ class Reviewing(RuleBasedStateMachine):
             ]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("histories", [8, pytest.param(200, marks=pytest.mark.thorough)])
 def test_whatever_people_do_in_whatever_order_the_tables_say_what_the_model_says(
     database_url: str, histories: int

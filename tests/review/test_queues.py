@@ -323,3 +323,12 @@ async def test_who_takes_his_word_back_does_not_take_the_piece_from_the_one_who_
     assert await made.review.claim("ann") == []
     told = await decide(made.pool, one, "reject", "bob", token=bobs.token)
     assert (told.state, told.before) == ("rejected", "proposed")  # now his is the first word
+
+
+async def test_what_a_person_has_comes_again_in_the_order_of_the_queue(made: Made) -> None:
+    one, two, three = await made.examples(3, [3.0, 2.0, 1.0])
+    await made.review.claim("ann", 1)
+    await expire(made.pool)
+    for _ in range(2):
+        assert await numbers(made.review.claim("ann", 3)) == [three, two, one]
+    assert await numbers(made.review.claim("ann", 1)) == [three]

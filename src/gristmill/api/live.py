@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from gristmill.api.frames import OF_RUNS, TOLD, Message, RollUp, compose, reset
+from gristmill.api.problems import Refused
 from gristmill.app import App
 from gristmill.db.database import RECONNECT, REPEAT
 from gristmill.db.statements import statements
@@ -110,13 +111,16 @@ class Live:
     @asynccontextmanager
     async def listening(self, after: int | None, run: int | None) -> AsyncIterator[Listener]:
         """A listener that first gets what it has missed since `after` (None: nothing), then how far runs are, and then
-        what comes. Raises what the database raises."""
-        if self._task is None or self._task.done():
+        what comes. Raises `Refused` 503 when the server is about to end, and what the database raises."""
+        if self._closing.is_set():
+            raise Refused(503, "the server is about to end", code="A503", hint="ask again in a moment")
+        if self._task is None:
             self._ready.clear()
             self._task = asyncio.create_task(self._read())
         async with asyncio.timeout(10):
             await self._ready.wait()
-        assert self.seq is not None  # noqa: S101
+        if self.seq is None:
+            raise Refused(503, "the server is about to end", code="A503", hint="ask again in a moment")
         listener, behind, known = Listener(run, after), self.seq, list(self._known.values())
         self.listeners.add(listener)
         try:
@@ -127,10 +131,10 @@ class Live:
 
     async def close(self) -> None:
         """Ends the reader and all listeners."""
+        self._closing.set()
         for listener in list(self.listeners):
             listener.end("closing")
         if self._task is not None:
-            self._closing.set()
             with suppress(asyncio.CancelledError, TimeoutError):
                 async with asyncio.timeout(2):  # in the middle of a statement it is let finish
                     await self._task
@@ -169,7 +173,8 @@ class Live:
                 async with asyncio.timeout(max(0.005, delay - (time.monotonic() - began))):
                     await self._closing.wait()
         self._known, self._told = {}, {}
-        self.seq = None
+        self.seq, self._task = None, None
+        self._ready.set()  # who waits for it now learns that there is nothing to wait for
 
     async def _look(self) -> None:
         """One look: number and sum what is new, read it, send it."""

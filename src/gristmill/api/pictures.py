@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from gristmill.api.run_shapes import Flow, FlowStage, Mark, Series, Stage, Throughput
@@ -27,7 +27,8 @@ async def flow(app: App, row: Any, points: int) -> Flow:
     steps = await app.pool.fetch(SQL["steps"], run_id)
     noted = await app.pool.fetch(SQL["flow"], run_id)
     now = (await counters(app.pool, [run_id])).get(run_id, {})
-    end = row["ended_at"] if row["state"] in ENDED and row["ended_at"] else datetime.now(UTC)
+    end = row["ended_at"] if row["state"] in ENDED else None
+    end = end or await app.pool.fetchval("select clock_timestamp()")
     return binned(
         {step["step"]: step["stage"] for step in steps}, noted, row["created_at"], end, now, points,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from gristmill.db.database import RECONNECT, REPEAT
 from gristmill.errors import (
@@ -117,6 +118,8 @@ def answer(error: Exception) -> JSONResponse:
             error.status_code, f"A{error.status_code}", str(error.detail), hint=hint.get(error.status_code, ""),
             headers=dict(error.headers or {}),
         )  # fmt: skip
+    if isinstance(error, ClientDisconnect):  # nobody hears this
+        return problem(400, "A400", "the connection ended in the middle of the body", safe="nothing was kept")
     if isinstance(error, asyncpg.DataError):
         return problem(
             422, "A422", "a value cannot be stored or looked for: it is out of range, or has a character that is none",

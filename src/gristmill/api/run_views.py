@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeAlias, cast
 
 import asyncpg
@@ -66,6 +66,7 @@ async def summaries(app: App, rows: Sequence[Any]) -> list[RunSummary]:
     money = await spending(app.pool, ids)
     paces = await pace(app.pool, ids)
     held = await _held(app.pool, [row["id"] for row in rows if row["state"] in ("running", "waiting")][:HELD])
+    now = await app.pool.fetchval("select clock_timestamp()")
     made = []
     for row in rows:
         steps = counts.get(row["id"], {})
@@ -74,7 +75,7 @@ async def summaries(app: App, rows: Sequence[Any]) -> list[RunSummary]:
         made.append(
             RunSummary(
                 **_fields(row), progress=whole(list(steps.values())), cost=cost, budget=budget, held_by=reason,
-                ready_at=ready_at(row["state"], steps, paces.get(row["id"], {})),
+                ready_at=ready_at(row["state"], steps, paces.get(row["id"], {}), now),
             )
         )  # fmt: skip
     return made
@@ -163,9 +164,10 @@ async def pace(pool: Pool, ids: Sequence[int]) -> dict[int, dict[int, float]]:
     return found
 
 
-def ready_at(state: str, steps: Mapping[int, Stage], rates: Mapping[int, float]) -> datetime | None:
-    """When a run may be ready: what each step still has to do, grown by what the steps before it will hand on, at its
-    pace; the slowest step decides. None where it does not run, or a step with work left has no pace yet."""
+def ready_at(state: str, steps: Mapping[int, Stage], rates: Mapping[int, float], now: datetime) -> datetime | None:
+    """When a run may be ready, counted from `now`: what each step still has to do, grown by what the steps before it
+    will hand on, at its pace; the slowest step decides. None where it does not run, or a step with work left has no
+    pace yet."""
     if state != "running" or not steps:
         return None
     longest, growth = 0.0, 1.0
@@ -182,8 +184,7 @@ def ready_at(state: str, steps: Mapping[int, Stage], rates: Mapping[int, float])
         finished = step.done + step.failed
         if finished:
             growth = max(1.0, expected / finished)
-    # The clock of the answer, not of a decision: it is shown to people.
-    return datetime.now(UTC) + timedelta(seconds=longest) if longest < 86_400 * 365 else None
+    return now + timedelta(seconds=longest) if longest < 86_400 * 365 else None
 
 
 async def _held(pool: Pool, ids: Sequence[int]) -> dict[int, str]:

@@ -124,9 +124,9 @@ async def socket(websocket: WebSocket) -> None:
     try:
         async with live.listening(after, run) as listener:
             await _serve(websocket, access, listener)
-    except (*RECONNECT, WebSocketDisconnect):
+    except (*RECONNECT, WebSocketDisconnect, Refused):
         with suppress(RuntimeError):
-            await websocket.close(1013)
+            await websocket.close(1013)  # ask again later
 
 
 async def _let_in(websocket: WebSocket, access: Access) -> Caller | None:

@@ -213,10 +213,13 @@ where p.run_id = $1 and r.state = 'skipped' and p.assignee = $3 and $2::text is 
 order by r.record_id limit $4 for update of r skip locked;
 
 -- name: hold
-update review set holder = $2, token = gen_random_uuid(), held_at = clock_timestamp(),
-    lease_until = clock_timestamp() + make_interval(secs => $3)
-where record_id = any ($1::bigint[])
-returning record_id, token, lease_until, held_at;
+-- Who asks again gets them in the same order: each is held a microsecond longer than the next.
+with moment as materialized (select clock_timestamp() as now)
+update review r set holder = $2, token = gen_random_uuid(), held_at = moment.now + chosen.place * interval '1 microsecond',
+    lease_until = moment.now + make_interval(secs => $3)
+from moment, unnest($1::bigint[]) with ordinality as chosen (record_id, place)
+where r.record_id = chosen.record_id
+returning r.record_id, r.token, r.lease_until, r.held_at;
 
 -- name: take
 -- One certain piece, unless somebody else has it.
