@@ -5,8 +5,8 @@
 Needs root, `ip` and, for the clock, `faketime`. A host is a network namespace with an address of its own; it reaches
 the embedded server and the model only through a relay at its gateway, blobs lie in a folder that all share. Host 1
 loses its link for 25 s (the lease is 15 s); what passes to host 2 takes 200 ms longer, in halves; the clock of host 3
-is an hour fast. Meanwhile the worker of host 2 is killed and another one started, and a second one is added on host 3. The
-model refuses what is over 600 requests in any 60 s.
+is an hour fast. Meanwhile the worker of host 2 is killed and another one started, and a second one is added on host 3.
+The model refuses what is over 600 requests in any 60 s.
 """
 
 from __future__ import annotations

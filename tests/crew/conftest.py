@@ -101,9 +101,9 @@ class Mill:
         return [int(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     async def end(self) -> None:
-        self.running.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await self.running
+        while not self.running.done():
+            self.running.cancel()
+            await asyncio.wait([self.running], timeout=1)
         for place in await places(self.pool, "mill"):
             if place.pid and processes.started(place.pid) == place.pid_started:
                 with contextlib.suppress(ProcessLookupError):

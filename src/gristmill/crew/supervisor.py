@@ -96,7 +96,8 @@ class Supervisor:
         try:
             while not await self._patiently_turn():
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), TURN)
+                    async with asyncio.timeout(TURN):  # wait_for of Python 3.11 may swallow a cancellation
+                        await self._wake.wait()
                 self._wake.clear()
             await self.database.execute(SQL["leave_crew"], self.hold.crew, self.hold.fence, "it was told to stop")
         finally:

@@ -127,7 +127,8 @@ def open_bucket(url: str, environment: Mapping[str, str]) -> Bucket:
     """The bucket of "s3://bucket/prefix". Raises `ConfigurationError` U204 for another URL, or without keys."""
     parts = urlsplit(url)
     if parts.scheme != "s3" or not parts.netloc:
-        raise ConfigurationError(f"blobs = {url!r} is no store", code="U204", hint='write "s3://bucket/prefix" or "/a/folder"')
+        hint = 'write "s3://bucket/prefix" or "/a/folder"'
+        raise ConfigurationError(f"blobs = {url!r} is no store", code="U204", hint=hint)
     access, secret = environment.get("AWS_ACCESS_KEY_ID", ""), environment.get("AWS_SECRET_ACCESS_KEY", "")
     if not access or not secret:
         raise ConfigurationError(
