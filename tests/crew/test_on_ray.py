@@ -19,8 +19,9 @@ import pytest
 from gristmill.crew.on_ray import Wish, keep
 from gristmill.errors import UsageError
 from tests.engine.conftest import until, watching
+from tests.scenarios.conftest import Home, make_home, model_server, scripted_server
 
-__all__ = ["watching"]
+__all__ = ["make_home", "model_server", "scripted_server", "watching"]
 HERE = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HERE, reason='needs pip install "gristmill[ray]"')
 ALIVE = "select array_agg(pid order by id) from worker where state = 'alive' and lease_until > clock_timestamp()"
@@ -87,3 +88,8 @@ async def test_without_ray_it_says_what_to_install() -> None:
     with pytest.raises(UsageError) as refused:
         await keep(Wish(1), lambda _: None, asyncio.Event())
     assert "gristmill[ray]" in refused.value.hint
+
+
+async def test_workers_on_other_hosts_need_a_database_that_they_can_reach(make_home: Callable[..., Home]) -> None:
+    code, _, err = await make_home().call("up", "--on", "ray")
+    assert (code, "gristmill db move --to" in err) == (2, True), err

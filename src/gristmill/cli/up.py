@@ -31,17 +31,26 @@ PATIENCE = 60.0  # seconds that --detach waits for the supervisor
     "--load", multiple=True, type=click.Path(exists=True, dir_okay=False), help="A Python file with operators."
 )
 @click.option("--systemd", is_flag=True, help="Print a unit for systemd instead, and how to install it.")
+@click.option("--on", "place", type=click.Choice(["here", "ray"]), default="here", help="Where the workers run.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="On Ray: how many.")
+@click.option("--ray-address", default="auto", show_default=True, metavar="HOST:PORT", help="On Ray: the cluster.")
+@click.option("--cpus", type=click.FloatRange(0), default=1.0, show_default=True, help="On Ray: of each worker.")
+@click.option("--environment", multiple=True, metavar="NAME", help="On Ray: a variable that workers get from here.")
 @options.home
 @options.as_json
 def command(
-    detach: bool, no_api: bool, load: tuple[str, ...], systemd: bool, home: Path | None, as_json: bool
+    detach: bool, no_api: bool, load: tuple[str, ...], systemd: bool, place: str, workers: int, ray_address: str,
+    cpus: float, environment: tuple[str, ...], home: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Starts the workers of gristmill.toml and the API, and keeps them alive until Ctrl-C or `gristmill down`."""
     more = [
         *(["--no-api"] if no_api else []),
         *(part for path in load for part in ("--load", str(Path(path).resolve()))),
     ]
-    if systemd:
+    if place == "ray":
+        given = tuple(part for path in load for part in ("--load", str(Path(path).resolve())))
+        options.call(_on_ray(home, given, workers, ray_address, cpus, environment))
+    elif systemd:
         from gristmill.config import load_settings
         from gristmill.crew.systemd import unit
 
@@ -91,6 +100,29 @@ async def _up(home: Path | None, load: tuple[str, ...], *, api: bool, as_json: b
         await supervisor.run()
         notify("STOPPING=1")
         log.info("crew %s is down; nothing is lost, gristmill up goes on", hold.crew)
+    return 0
+
+
+async def _on_ray(
+    home: Path | None, load: tuple[str, ...], workers: int, address: str, cpus: float, names: tuple[str, ...]
+) -> int:
+    """Workers as actors of a Ray cluster, until Ctrl-C: it has no API, no supervisor and nothing durable."""
+    from gristmill.config import HANDED_ON, load_settings
+    from gristmill.crew.on_ray import Wish, keep
+    from gristmill.errors import UsageError
+
+    settings = load_settings(home=home).values
+    if not settings.database_url:
+        raise UsageError(
+            "workers on other hosts cannot reach an embedded database", code="U397", safe="nothing was started",
+            hint="gristmill db move --to postgresql://..., then set GRISTMILL_DATABASE_URL",
+        )  # fmt: skip
+    told = {HANDED_ON: settings.model_dump_json(exclude={"home", "workers", "crew"})}
+    told |= {name: os.environ[name] for name in names if name in os.environ}
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    await keep(Wish(workers, address, cpus, load, told, settings.shutdown + 5), say, stopping)
     return 0
 
 
