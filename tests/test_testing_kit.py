@@ -234,6 +234,7 @@ async def shout(chunk: Chunk) -> list[Shout]:
 """
 
 
+@pytest.mark.thorough
 async def test_operators_of_an_app_are_hurt_too(
     hostile_workers: HostileWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,7 @@ async def _pools(pool: asyncpg.Pool[Any], name: str, slots: int) -> bool:
     return text is not None and json.loads(text).get("model") == slots
 
 
+@pytest.mark.thorough
 async def test_workers_outlive_their_supervisor_and_the_next_one_adopts_them(
     home: Home, pool: asyncpg.Pool[Any]
 ) -> None:

@@ -128,6 +128,7 @@ async def test_an_unreachable_model_is_named_and_retry_finishes_when_it_is_back(
     assert url in failure["message"]
 
 
+@pytest.mark.thorough
 async def test_ten_percent_errors_and_five_percent_cut_answers_lose_nothing(
     make_home: Callable[..., Home], documents: Path, model_server: ScriptedServer
 ) -> None:
