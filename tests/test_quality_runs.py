@@ -12,7 +12,20 @@ import pytest
 from gristmill.app import App
 from gristmill.config import Settings
 from gristmill.data.kinds import KINDS, content_hash
-from gristmill.operators import dedup, embed_questions, judge, parse, read_examples, split, take_test
+from gristmill.operators import (
+    answer,
+    ask,
+    chunk_quality,
+    dedup,
+    dedup_documents,
+    embed_questions,
+    filter_chunks,
+    judge,
+    parse,
+    read_examples,
+    split,
+    take_test,
+)
 from gristmill.operators import test_items as make_items
 from gristmill.testing import ScriptedModel
 from gristmill.workflow import Workflow
@@ -85,6 +98,40 @@ async def test_a_dataset_is_cleaned_as_revisions_and_what_is_unfit_is_marked(app
     again = await app.start(find_workflow("clean"), [rows], fresh=True)
     _, seen = await hand.drain(again)
     assert {outcome.name for _, outcome in seen} == {"reused"}
+
+
+async def test_what_is_marked_among_chunks_is_asked_nothing(app: App, hand: Hand, tmp_path: Path) -> None:
+    text = "The feed pump runs at 40 bar and must never run dry. The valve opens at 60 bar, and closes at 50 bar."
+    (tmp_path / "pump.md").write_text(f"# Pump\n\n{text}\n\n# Again\n\n{text}\n\n# Index\n\n{text[:50]}\n\n# Empty\n")
+    flow = Workflow("fit", [
+        parse, split.using(size=130, minimum=0), chunk_quality.using(per="item"),
+        filter_chunks.using(must_match="valve"), ask, answer,
+    ])  # fmt: skip
+    run = await app.start(flow, [tmp_path / "pump.md"], model="extractive")
+    progress, _ = await hand.drain(run)
+    assert progress.state == "completed", await run.failures()
+    chunks = {number: body for body, _, number in await made_by(app, run, "split")}
+    marks = [(body, parents) for body, parents, _ in await made_by(app, run, "chunk_quality") if body.kind != "chunk"]
+    assert [(body.rule, chunks[parents[0]].text) for body, parents in marks] == [("heading_only", "# Empty")]
+    fit = [(body, number) for body, _, number in await made_by(app, run, "filter_chunks") if body.kind == "chunk"]
+    assert [body.heading_path for body, _ in fit] == [("Pump",), ("Again",)]
+    asked = {parents[0] for _, parents, _ in await made_by(app, run, "ask")}
+    assert asked == {number for _, number in fit}
+    assert {row.heading_path for row in [row async for row in run.results()]}
+
+
+async def test_what_comes_of_a_document_that_repeats_another_is_left_out(app: App, hand: Hand, tmp_path: Path) -> None:
+    lines = [f"The pump number {n} runs at {n + 40} bar, and its valve opens at {n + 60} bar." for n in range(40)]
+    (tmp_path / "a.txt").write_text("\n\n".join(lines))
+    (tmp_path / "b.txt").write_text("\n\n".join([*lines[:39], "A new ending of another kind."]))
+    flow = Workflow("apart", [parse, split, ask, answer, dedup_documents.after("parse")])
+    run = await app.start(flow, [tmp_path / "a.txt", tmp_path / "b.txt"], model="extractive")
+    progress, _ = await hand.drain(run)
+    assert progress.state == "completed", await run.failures()
+    first, second = [number for _, _, number in await made_by(app, run, "parse")]
+    [(mark, parents, _)] = await made_by(app, run, "dedup_documents")
+    assert (mark.method, parents) == ("shingles", [second, first])
+    assert {Path(row.source).name for row in [row async for row in run.results()]} == {"a.txt"}
 
 
 async def test_a_dataset_is_scored_by_a_judge_and_by_rules(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gristmill.db.statements import statements
 from gristmill.engine.locks import acquire
+from gristmill.packs.actions import forget_pack
+from gristmill.packs.store import install
 from tests.api.conftest import Api
+from tests.packs.conftest import write_pack
 
 
 async def add_worker(api: Api, name: str, *, lease: float = 60.0, **columns: Any) -> int:
@@ -185,6 +189,26 @@ async def test_settings_show_their_origin_and_no_secret(
 async def test_packs_list_their_actions(shared: Api) -> None:
     items = (await shared.json("/api/packs"))["items"]
     assert all(one["ref"] and one["actions"] for one in items)
+
+
+async def test_packs_that_were_installed_since_are_listed_and_those_that_cannot_be_used_say_so(
+    api: Api, tmp_path: Path
+) -> None:
+    action = "ref: mine.do\ndescription: A test.\nrunner: shell\nentry: actions/do.sh\n"
+    folder = write_pack(tmp_path / "mine", {"actions/do.yaml": action, "actions/do.sh": "#!/bin/sh\ncat\n"})
+    pack = await install(api.app.pool, api.app.settings.home, folder, "ada")
+    found = {one["ref"]: one for one in (await api.json("/api/packs"))["items"]}
+    assert found["core"]["origin"] == "shipped"
+    mine = found["mine"]
+    assert (mine["origin"], mine["usable"], mine["installed_by"]) == ("installed", True, "ada")
+    assert [one["ref"] for one in mine["actions"]] == ["mine.do"]
+    next((api.app.settings.home / "packs").glob("mine-*/actions/do.sh")).write_text("#!/bin/sh\nrm -rf /\n")
+    forget_pack("mine")
+    changed = {one["ref"]: one for one in (await api.json("/api/packs"))["items"]}["mine"]
+    assert (changed["version"], changed["usable"], changed["here"]) == (pack.about.version, False, True)
+    assert changed["actions"] == []
+    await api.app.pool.execute("delete from pack")
+    assert "mine" not in {one["ref"] for one in (await api.json("/api/packs"))["items"]}
 
 
 async def test_the_overview_counts_no_task(api: Api) -> None:

@@ -287,6 +287,28 @@ async def test_the_page_answers_every_address_of_its_own(
         assert "secret" not in answer.text
 
 
+async def test_files_of_the_page_are_sent_compressed_to_who_takes_that_and_not_twice(
+    api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("gristmill.api.page.folder", lambda: tmp_path / "static")
+    text = "const mill = 1;\n" * 5_000
+    for name in ("assets/app-1a2b.js", "editor/editor.js", "editor/editor.css", "assets/font.woff2"):
+        (tmp_path / "static" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "static" / name).write_text(text)
+    for name in ("assets/app-1a2b.js", "editor/editor.js", "editor/editor.css"):
+        for wanted in ("gzip", "br, gzip;q=0.5", "*"):
+            found = await api.get(f"/{name}", headers={"Accept-Encoding": wanted})
+            assert (found.headers["content-encoding"], found.text) == ("gzip", text)
+            assert int(found.headers["content-length"]) < 1_000
+            assert "accept-encoding" in found.headers["vary"].lower()
+        plain = await api.get(f"/{name}", headers={"Accept-Encoding": "identity"})
+        assert ("content-encoding" in plain.headers, plain.text) == (False, text)
+        again = await api.get(f"/{name}", headers={"If-None-Match": plain.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+    (tmp_path / "static/editor/editor.js").write_text("other" * 1_000)
+    assert (await api.get("/editor/editor.js")).text.startswith("other")
+
+
 async def test_it_is_mounted_in_another_application(shared: Api) -> None:
     outer = Starlette(routes=[Mount("/mill", app=asgi(shared.app))])
     transport = httpx.ASGITransport(outer, client=("127.0.0.1", 1))

@@ -153,3 +153,19 @@ async def test_a_span_goes_to_the_editor_of_label_studio_and_comes_back_moved(ap
     assert wrong.status_code == 422, wrong.text
     fates = [row["cells"][0]["fate"] for row in (await api.json(f"/api/records/coverage?run={run.id}"))["items"]]
     assert fates == ["reviewed"]
+
+
+async def test_what_waits_for_people_is_counted_by_run_and_a_run_that_nobody_opened_is_named(api: Api) -> None:
+    run = await finished(api)
+    assert (await api.get("/api/reviews/waiting")).json() == [
+        {"run": run.id, "name": run.name, "pieces": None, "more": False}
+    ]
+    piece = (await claimed(api, run, limit=1, reviewer="ada"))[0]
+    before = (await api.json("/api/reviews/waiting"))[0]
+    assert before["pieces"] == (await api.json("/api/reviews/stats", params={"run": run.id}))["open"] > 0
+    await api.post(f"/api/reviews/{piece['record_id']}", json={"decision": "accept", "reviewer": "ada"})
+    assert (await api.json("/api/reviews/waiting"))[0]["pieces"] == before["pieces"] - 1
+    await api.post("/api/reviews/claim", json={"run": run.name, "limit": 200, "reviewer": "ada"})
+    for one in (await api.json("/api/reviews", params={"run": run.id, "state": "proposed", "limit": 200}))["items"]:
+        await api.post(f"/api/reviews/{one['record_id']}", json={"decision": "accept", "reviewer": "ada"})
+    assert await api.json("/api/reviews/waiting") == []

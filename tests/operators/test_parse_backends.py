@@ -108,6 +108,35 @@ async def test_docling_reads_by_http_and_its_pages_become_the_page_map(read):
         assert (document.backend, text, len(server.asked)) == ("text", "# as it is", before)
 
 
+async def test_the_json_of_docling_is_kept_beside_the_text(read, tmp_path):
+    data, blobs = (FILES / "three-pages.pdf").read_bytes(), Blobs(tmp_path / "blobs", reserve=0)
+    with serving(docling) as server:
+        services = {"docling": server.url}
+        (document,), _ = await read("a.pdf", data, backend="docling", services=services)
+        whole = json.loads(await blobs.read(document.artifact_blob))
+        assert [text["prov"][0]["page_no"] for text in whole["texts"]] == [1, 3]
+        (document,), _ = await read("a.pdf", data, backend="docling", docling_pages=1, services=services)
+        parts = json.loads(await blobs.read(document.artifact_blob))
+        assert [part["texts"][0]["prov"][0]["page_no"] for part in parts] == [1, 2, 3]
+    (document,), _ = await read("a.md", b"# as it is")
+    assert document.artifact_blob is None
+
+
+async def test_a_document_of_too_many_pages_is_refused_with_its_number_of_pages(read):
+    data = (FILES / "three-pages.pdf").read_bytes()
+    (document,), _ = await read("a.pdf", data, max_pages=3)
+    assert len(document.pages) == 3
+    with pytest.raises(InputError, match="a.pdf has 3 pages, the limit is 2") as error:
+        await read("a.pdf", data, max_pages=2)
+    assert (error.value.code, "max_pages" in error.value.hint) == ("P212", True)
+    with serving(docling) as server:
+        assert (
+            await code_of(read, "a.pdf", data, backend="docling", max_pages=2, services={"docling": server.url})
+            == "P212"
+        )
+        assert not server.asked  # nothing of it was sent
+
+
 async def test_a_large_pdf_is_sent_in_ranges_and_put_together_in_order(read):
     data = (FILES / "three-pages.pdf").read_bytes()
     with serving(docling) as server:

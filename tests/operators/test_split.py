@@ -92,6 +92,34 @@ def test_a_table_beyond_that_is_cut_at_line_ends():
     assert all(line.startswith("|") and line.endswith("|") for chunk in chunks for line in chunk.text.split("\n"))
 
 
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [("$$", "$$"), ("\\[", "\\]"), ("\\begin{equation}", "\\end{equation}"), ("  \\begin{align*}", "\\end{align*}")],
+)
+def test_formulas_stay_whole_up_to_four_times_the_size(begin, end):
+    formula = f"{begin}\n" + "# x_i = y \\\\[2pt]\n- z = 1\n=\n" * 20 + end
+    text = f"# One\n\nBefore it.\n{formula}\nAfter it. " + "More of it. " * 40
+    chunks = chunks_of(text, size=300, minimum=0, overlap=60)
+    assert [chunk.oversize for chunk in chunks[:3]] == [False, True, False]
+    assert chunks[1].text == formula.strip()
+    assert not any(chunk.oversize for chunk in chunks_of(text, size=100, minimum=0))  # beyond that it is cut
+
+
+def test_a_formula_within_a_line_is_not_cut_and_not_repeated_in_part():
+    formula = "$$ a + b = c . d + e $$"
+    text = f"Some words before. {formula} and then, " * 40
+    for overlap in (0, 30):
+        chunks = chunks_of(text, size=80, minimum=0, overlap=overlap)
+        assert sum(chunk.text.count(formula) for chunk in chunks) >= 40
+        assert all(chunk.text.count("$$") == 2 * chunk.text.count(formula) for chunk in chunks)
+        assert all(len(chunk.text) <= 80 for chunk in chunks)
+
+
+def test_what_is_no_formula_is_cut_like_prose():
+    for text in ("It costs $$ or more. " * 7 + "\n\n" + "$$ " + "A sentence. " * 60, "`$$` or \\$$ and " * 60):
+        assert not any(chunk.oversize for chunk in chunks_of(text, size=60, minimum=0)[5:])
+
+
 def test_code_in_a_list_is_not_torn_apart():
     code = "   ```\n" + "   line of code\n" * 20 + "   ```"
     chunks = chunks_of(f"1. {'one ' * 60}\n\n{code}\n\n2. {'two ' * 60}\n", size=400)

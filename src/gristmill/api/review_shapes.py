@@ -128,6 +128,16 @@ class Released(Answer):
     released: int
 
 
+class WaitingPieces(Answer):
+    """Pieces of a run that wait for people. `more`: there are more than `pieces`, which is where counting ends; null:
+    the run is over and made something to review, and nobody has opened its review yet."""
+
+    run: int
+    name: str
+    pieces: int | None
+    more: bool = False
+
+
 class ReviewerFigures(Answer):
     reviewer: str
     decided: int

@@ -54,6 +54,7 @@ class Document(Body):
     pages: tuple[Page, ...] = ()  # empty where the format has no pages
     headings: tuple[Heading, ...] = ()
     backend: str = "text"  # what read it: "text", "kreuzberg" or "docling"
+    artifact_blob: str | None = None  # docling's own JSON of it (layout, tables, places), or a list of its parts
 
 
 class Chunk(Body):

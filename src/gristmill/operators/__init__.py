@@ -4,10 +4,12 @@ from gristmill.operators.anonymize import anonymize
 from gristmill.operators.answer import answer
 from gristmill.operators.ask import ask
 from gristmill.operators.assign_labels import assign_labels
+from gristmill.operators.chunk_quality import chunk_quality
 from gristmill.operators.classify import classify
 from gristmill.operators.clean import clean, clean_with_model
 from gristmill.operators.conversation import conversation
 from gristmill.operators.dedup import dedup
+from gristmill.operators.dedup_documents import dedup_documents
 from gristmill.operators.detect import detect
 from gristmill.operators.detect_http import detect_http
 from gristmill.operators.detect_onnx import detect_onnx
@@ -16,7 +18,7 @@ from gristmill.operators.embed_questions import embed_questions
 from gristmill.operators.evaluate import evaluate
 from gristmill.operators.evaluate_rules import evaluate_rules
 from gristmill.operators.extract import extract
-from gristmill.operators.filters import filter_examples
+from gristmill.operators.filters import filter_chunks, filter_examples
 from gristmill.operators.ga_pairs import ga_pairs, pair_chunks
 from gristmill.operators.groundedness import groundedness
 from gristmill.operators.grounding import check_grounding
@@ -44,11 +46,13 @@ __all__ = [
     "ask_image",
     "assign_labels",
     "check_grounding",
+    "chunk_quality",
     "classify",
     "clean",
     "clean_with_model",
     "conversation",
     "dedup",
+    "dedup_documents",
     "detect",
     "detect_http",
     "detect_onnx",
@@ -58,6 +62,7 @@ __all__ = [
     "evaluate",
     "evaluate_rules",
     "extract",
+    "filter_chunks",
     "filter_examples",
     "ga_pairs",
     "groundedness",

@@ -9,14 +9,16 @@ import asyncio
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from gristmill.data.kinds import canonical_json
 from gristmill.data.media import PDF
 from gristmill.errors import Busy, InputError, TransientError
 from gristmill.operators.documents_extract import Assembly, Extract, printable
-from gristmill.operators.documents_kreuzberg import PAGE_MARK, extract
+from gristmill.operators.documents_kreuzberg import PAGE_MARK, extract, too_many_pages
 from gristmill.operators.documents_outline import compact_tables, outline
 
 PATH = "/v1/convert/source"
@@ -25,10 +27,14 @@ ANSWER_LIMIT = 256 * 2**20  # bytes
 PLACEHOLDER = re.compile(r"\n*<!-- image -->\n*")
 
 
-async def read_docling(url: str | None, data: bytes, media_type: str, name: str, range_of_pages: int = 50) -> Extract:
-    """The text of a document. `url` is where docling-serve is; `range_of_pages` is what one request is asked for.
+async def read_docling(
+    url: str | None, data: bytes, media_type: str, name: str, range_of_pages: int = 50, max_pages: int = 0
+) -> Extract:
+    """The text of a document. `url` is where docling-serve is; `range_of_pages` is what one request is asked for, and a
+    PDF of more than `max_pages` (0: no limit) is not sent. The artifact is docling's own JSON of the document; of one
+    that was sent in ranges, a list of those of the ranges.
 
-    Raises P205 (no text), P210 (docling could not read it), P211 (no server is named, or it refuses us);
+    Raises P205 (no text), P210 (docling could not read it), P211 (no server is named, or it refuses us), P212 (pages);
     `TransientError` P311 (no connection, or a broken one), `Busy` when the server has too much to do.
     """
     if url is None:
@@ -37,6 +43,8 @@ async def read_docling(url: str | None, data: bytes, media_type: str, name: str,
             hint='name it: docling_url = "http://localhost:5001" in gristmill.toml',
         )  # fmt: skip
     pages = await asyncio.to_thread(_count_pages, data, name) if media_type == PDF else 0
+    if 0 < max_pages < pages:
+        raise too_many_pages(name, pages, max_pages)
     ranges = [(first, min(first + range_of_pages - 1, pages)) for first in range(1, pages + 1, range_of_pages)]
     limit = asyncio.Semaphore(AT_ONCE)
 
@@ -59,7 +67,15 @@ async def read_docling(url: str | None, data: bytes, media_type: str, name: str,
     if not paged:
         assembly.pages.clear()
     assembly.headings.extend(outline("".join(assembly.parts)))
-    return assembly.finish(next((heading.title for heading in assembly.headings if heading.level == 1), None))
+    made = assembly.finish(next((heading.title for heading in assembly.headings if heading.level == 1), None))
+    return replace(made, artifact=_artifact(parts))
+
+
+def _artifact(parts: Sequence[Mapping[str, Any]]) -> bytes | None:
+    contents = [part["json_content"] for part in parts if part.get("json_content")]
+    if not contents:
+        return None
+    return canonical_json(contents if len(parts) > 1 else contents[0]).encode("utf-8", "replace")
 
 
 def _count_pages(data: bytes, name: str) -> int:

@@ -20,6 +20,7 @@ class Extract:
     title: str | None = None
     pages: tuple[Page, ...] = ()
     headings: tuple[Heading, ...] = ()
+    artifact: bytes | None = None  # what the reader knows beyond the text, as JSON
 
 
 @dataclass(slots=True)

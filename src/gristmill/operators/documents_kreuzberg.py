@@ -70,6 +70,13 @@ KNOWN = {
 }  # fmt: skip
 
 
+def too_many_pages(name: str, pages: int, limit: int) -> InputError:
+    return InputError(
+        f"{name} has {pages:,} pages, the limit is {limit:,}", code="P212",
+        hint="split the file, or raise the option max_pages of the step parse (0: no limit)",
+    )  # fmt: skip
+
+
 def damaged(name: str, media_type: str) -> InputError:
     kind = KNOWN.get(media_type, "an Office document")
     return InputError(

@@ -16,6 +16,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from gristmill.data.kinds import Heading
+from gristmill.operators.clean_spans import Guard
+from gristmill.operators.formulas import formulas
 
 FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?\n)?(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 FRONT_TITLE = re.compile(r"^title:[ \t]*(.+?)[ \t]*$", re.MULTILINE)
@@ -25,7 +27,8 @@ TABLE_LINE = re.compile(r"^[ \t]*\|.*\|[ \t]*$")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A range of whole lines. `protected` marks tables and code, which lose their meaning when they are cut."""
+    """A range of whole lines, but for the indent of a formula. `protected` marks tables, code and formulas, which lose
+    their meaning when they are cut. A formula within a line is a part of its block."""
 
     start: int
     end: int
@@ -64,8 +67,9 @@ def front_title(text: str) -> str | None:
     return line.group(1).strip("\"'") or None if line else None
 
 
-def blocks(text: str) -> list[Block]:
-    """The whole text as consecutive blocks: paragraphs, headings, lists, and tables and code wherever they stand."""
+def blocks(text: str) -> tuple[list[Block], list[tuple[int, int]]]:
+    """The whole text as consecutive blocks: paragraphs, headings, lists, and tables, code and formulas wherever they
+    stand; and the ranges of all formulas."""
     starts = line_starts(text)
     skipped, tokens = _tokens(text)
     edges = {0, len(text)}
@@ -78,7 +82,21 @@ def blocks(text: str) -> list[Block]:
             edges.add(first)
         if _is_protected(token) and (not kept or first >= kept[-1][1]):
             kept.append((first, last))
-    return _cut(edges, kept)
+    found = formulas(text, kept)
+    return _cut(*_with_formulas(text, edges, kept, found)), found
+
+
+def _with_formulas(
+    text: str, edges: set[int], kept: list[tuple[int, int]], found: list[tuple[int, int]]
+) -> tuple[set[int], list[tuple[int, int]]]:
+    """No edge within a formula; those that have their lines to themselves are kept like tables."""
+    inside = Guard([(start + 1, end) for start, end in found])
+    whole = list(kept)
+    for start, end in found:
+        last = text.find("\n", end) + 1 or len(text)
+        if not text[text.rfind("\n", 0, start) + 1 : start].strip() and not text[end:last].strip():
+            whole.append((start, last))
+    return {edge for edge in edges if not inside.touches(edge, edge + 1)}, whole
 
 
 def _cut(edges: set[int], kept: list[tuple[int, int]]) -> list[Block]:

@@ -1,4 +1,4 @@
-"""Marks examples that are of no use as training data. Nothing is deleted: an export leaves the marked ones out."""
+"""Marks examples, and chunks, that are of no use. Nothing is deleted: an export leaves out what is marked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, cast
 
 from pydantic import AfterValidator, Field
 
-from gristmill.data.kinds import Conversation, Example, Rejection
+from gristmill.data.kinds import Chunk, Conversation, Example, Rejection
 from gristmill.errors import UsageError
 from gristmill.operators.anonymize import check_pattern
 from gristmill.operators.operator import Context, operator
@@ -46,24 +46,63 @@ def filter_examples(
 
     Raises `UsageError` U215 for `language` without the extra.
     """
-    text = text_of(example)
     structured = isinstance(example, Example) and example.answer_type == "json"  # full of signs, and rightly so
+    marks = _broken(
+        text_of(example), (min_characters, max_characters), 1.0 if structured else max_special,
+        (max_repeated_characters, max_repeated_words), language, (must_match, must_not_match),
+    )  # fmt: skip
+    ctx.notes["broken"] = [mark.rule for mark in marks]
+    return marks
+
+
+@operator("filter_chunks", version=1, isolate=True, timeout=60)
+def filter_chunks(
+    chunk: Chunk,
+    ctx: Context,
+    min_characters: Annotated[int, Field(ge=0)] = 40,
+    max_characters: Annotated[int, Field(ge=1)] = 200_000,
+    max_special: Share = 0.5,
+    max_repeated_characters: Share = 0.5,
+    max_repeated_words: Share = 0.5,
+    language: str = "",
+    must_match: Pattern = "",
+    must_not_match: Pattern = "",
+) -> list[Chunk | Rejection]:
+    """The chunk itself when it is fit; otherwise a mark for each rule that it breaks, and the chunk goes no further.
+
+    The options are those of `filter_examples`, with defaults for passages: 40 to 200,000 characters, and half of them
+    may be signs. What follows this step is asked about fit chunks only.
+
+    Raises `UsageError` U215 for `language` without the extra.
+    """
+    marks = _broken(
+        chunk.text, (min_characters, max_characters), max_special, (max_repeated_characters, max_repeated_words),
+        language, (must_match, must_not_match),
+    )  # fmt: skip
+    ctx.notes["broken"] = [mark.rule for mark in marks]
+    return [*marks] or [chunk]
+
+
+def _broken(
+    text: str, length: tuple[int, int], max_special: float, max_repeated: tuple[float, float], language: str,
+    patterns: tuple[str, str],
+) -> list[Rejection]:  # fmt: skip
+    """A mark for each rule that the text breaks; the pairs are least and most, characters and words, must and not."""
     checks: list[tuple[str, str, float | None]] = []
 
     def check(rule: str, broken: bool, reason: str, value: float | None = None) -> None:
         if broken:
             checks.append((rule, reason, None if value is None else round(value, 4)))
 
-    check(
-        "min_characters", len(text) < min_characters, f"{len(text):,} characters, under {min_characters:,}", len(text)
-    )
-    check("max_characters", len(text) > max_characters, f"{len(text):,} characters, over {max_characters:,}", len(text))
-    special = 0.0 if structured else special_share(text)
+    size, (least, most), (must_match, must_not_match) = len(text), length, patterns
+    check("min_characters", size < least, f"{size:,} characters, under {least:,}", size)
+    check("max_characters", size > most, f"{size:,} characters, over {most:,}", size)
+    special = special_share(text)
     check("max_special", special > max_special, f"{special:.0%} of it are no letters, digits or spaces", special)
     pieces = repeated_share(text, CHARACTER_GRAM)
-    check("max_repeated_characters", pieces > max_repeated_characters, f"{pieces:.0%} of it are repetitions", pieces)
+    check("max_repeated_characters", pieces > max_repeated[0], f"{pieces:.0%} of it are repetitions", pieces)
     told = repeated_share(words(text), WORD_GRAM)
-    check("max_repeated_words", told > max_repeated_words, f"{told:.0%} of its words are repetitions", told)
+    check("max_repeated_words", told > max_repeated[1], f"{told:.0%} of its words are repetitions", told)
     if language:
         found = language_of(text)
         check("language", found not in ("", language.split("-")[0].lower()), f'it is "{found}", not "{language}"')
@@ -72,7 +111,6 @@ def filter_examples(
     if must_not_match:
         found_at = re.search(must_not_match, text)
         check("must_not_match", found_at is not None, f"it matches {must_not_match}")
-    ctx.notes["broken"] = [rule for rule, _, _ in checks]
     return [Rejection(rule=rule, reason=reason, value=value) for rule, reason, value in checks]
 
 

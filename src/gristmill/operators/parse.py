@@ -34,7 +34,7 @@ from gristmill.data.media import (
 from gristmill.errors import InputError
 from gristmill.operators import documents_text
 from gristmill.operators.documents_extract import Extract, printable, without_data_urls
-from gristmill.operators.documents_kreuzberg import damaged, extract, locked
+from gristmill.operators.documents_kreuzberg import damaged, extract, locked, too_many_pages
 from gristmill.operators.documents_outline import front_title, outline
 from gristmill.operators.operator import Context, operator
 
@@ -48,19 +48,21 @@ OLD_OFFICE = {".doc": "Word", ".xls": "Excel", ".ppt": "PowerPoint"}
 # Under names of their own, so that the bounds survive typing.get_type_hints, which drops a bare Annotated.
 Backend = Literal["auto", "text", "kreuzberg", "docling"]
 Pages = TypeAliasType("Pages", Annotated[int, Field(ge=1)])
+PagesLimit = TypeAliasType("PagesLimit", Annotated[int, Field(ge=0)])
 Bytes = TypeAliasType("Bytes", Annotated[int, Field(ge=1)])
 
 
 @operator("parse", version=1, pool="parse", isolate=True, timeout=600)
 async def parse(
     source: Source, ctx: Context, max_bytes: Bytes = MAX_BYTES, backend: Backend = "auto", images: bool = False,
-    docling_pages: Pages = 50,
+    docling_pages: Pages = 50, max_pages: PagesLimit = 0,
 ) -> list[Document | Image]:  # fmt: skip
     """Reads a source and stores its text as a blob in UTF-8 with LF line ends.
 
-    `max_bytes` is the largest file that is read (default 300 MB). `backend`: "text" takes any file as plain text;
+    `max_bytes` is the largest file that is read (default 300 MB), `max_pages` the most pages or slides (default 0: no
+    limit). `backend`: "text" takes any file as plain text;
     "kreuzberg" reads on this machine, also RTF, XML and a few more; "docling" sends what is no plain text to a
-    docling-serve (setting `docling_url`), PDFs in ranges of `docling_pages` pages; "auto" takes "text" for texts and
+    docling-serve (setting `docling_url`), PDFs in ranges of `docling_pages` pages, and keeps its JSON too; "auto" takes "text" for texts and
     "kreuzberg" for the rest. Another backend makes another document; the old one stays. With `images` the pictures
     inside of documents come out too, and files that are pictures (PNG, JPEG, WebP, GIF, BMP; at least 16 pixels).
 
@@ -71,7 +73,8 @@ async def parse(
     P203 it is damaged                          P209 it is nested too deep
     P204 its type is not supported              P210 docling could not read it
     P205 it holds no text (a scan)              P211 no docling-serve is named, or it refuses us
-    P206 it is larger than `max_bytes`          P241 pictures need the package Pillow
+    P206 it is larger than `max_bytes`          P212 it has more than `max_pages` pages
+    P241 pictures need the package Pillow
     """
     if source.size > max_bytes:
         raise too_large(source.name, source.size, max_bytes)
@@ -91,7 +94,7 @@ async def parse(
             from gristmill.operators.documents_docling import read_docling
 
             url = ctx.services.get("docling")
-            used, made = "docling", await read_docling(url, data, media_type, source.name, docling_pages)
+            used, made = "docling", await read_docling(url, data, media_type, source.name, docling_pages, max_pages)
         else:
             # In a thread, so that the process that runs this goes on answering while a long PDF is read
             media_type, used, made = await asyncio.to_thread(read_document, source.name, data, backend)
@@ -99,11 +102,14 @@ async def parse(
         if error.code == "P205" and pictures:  # a scan: its pages are what there is
             return pictures
         raise
+    if 0 < max_pages < len(made.pages):
+        raise too_many_pages(source.name, len(made.pages), max_pages)
     if images and media_type == MARKDOWN:
         made = await asyncio.to_thread(_without_pictures, made)
     document = Document(
         text_blob=await ctx.blobs.write(made.text.encode()), characters=len(made.text), media_type=media_type,
         title=made.title, pages=made.pages, headings=made.headings, backend=used,
+        artifact_blob=await ctx.blobs.write(made.artifact) if made.artifact else None,
     )  # fmt: skip
     return [document, *pictures]
 

@@ -28,6 +28,7 @@ from gristmill.operators.split_units import (
     Span,
     overlapping,
     pack,
+    seen,
     units_at_marks,
     units_of_markdown,
     units_of_text,
@@ -72,7 +73,7 @@ Separators = TypeAliasType(
 Language = TypeAliasType("Language", Annotated[str, AfterValidator(_known)])
 
 
-@operator("split", version=1, pool="parse", isolate=True, timeout=600)
+@operator("split", version=2, pool="parse", isolate=True, timeout=600)
 async def split(
     document: Document, ctx: Context,
     size: Size = 1500, minimum: Minimum = 200, overlap: Overlap = 0, strategy: How = "auto", unit: Unit = "char",
@@ -85,18 +86,18 @@ async def split(
     `size` counts). `overlap`: so much of the chunk before is repeated at the start, never across a heading or a
     delimiter and never a part of a table (default 0).
 
-    `strategy`: "markdown" follows headings, tables and code; "text" follows paragraphs, sentences and words; "token" is
-    "text" with `unit` "token"; "delimiter" cuts at each `delimiter`, which goes into no chunk, and merges nothing
-    across it; "recursive" tries `separators` in their order; "code" follows functions and types of the programming
-    `language` ("" takes that of the file). "auto" takes "markdown" for all that is Markdown, "code" for source code,
-    "text" for the rest.
+    `strategy`: "markdown" follows headings, tables, code and formulas; "text" follows paragraphs, sentences and
+    words; "token" is "text" with `unit` "token"; "delimiter" cuts at each `delimiter`, which goes into no chunk, and
+    merges nothing across it; "recursive" tries `separators` in their order; "code" follows functions and types of the
+    programming `language` ("" takes that of the file). "auto" takes "markdown" for all that is Markdown, "code" for
+    source code, "text" for the rest.
 
     `tokenizer`: path of a tokenizer.json that every worker can read; without it tokens are estimated from characters.
 
-    A table or a piece of code longer than `size` stays whole under "markdown" and is marked `oversize`, up to four
-    times `size`; beyond that it is cut at line ends. An empty document gives no chunks. Raises `WorkflowError` when the
-    options are set, or `InputError` when it is called with options that contradict each other; P301 and P302 for a
-    tokenizer that cannot be used.
+    A table, a piece of code or a displayed formula longer than `size` stays whole under "markdown" and is marked
+    `oversize`, up to four times `size`; beyond that it is cut, at line ends where it has its lines to itself. An empty
+    document gives no chunks. Raises `WorkflowError` when the options are set, or `InputError` when it is called with
+    options that contradict each other; P301 and P302 for a tokenizer that cannot be used.
     """
     if not 1 <= size <= SIZE_LIMIT or minimum < 0 or not 0 <= overlap < size:
         raise InputError(
@@ -128,7 +129,12 @@ def split_text(
     if strategy == "delimiter":
         units, spans = _delimited(of, delimiter, minimum)
     else:
-        units = _units(of, document, strategy, separators, language)
+        if strategy == "markdown":
+            starts = [heading.start for heading in document.headings]
+            of, parts = seen(of, starts)
+            units = units_of_markdown(of, parts, starts)
+        else:
+            units = _units(of, document, strategy, separators, language)
         spans = pack(of, units, minimum)
     if overlap:
         spans = overlapping(of, spans, units, overlap)
@@ -144,8 +150,6 @@ def _strategy_for(document: Document) -> Strategy:
 def _units(
     of: Measure, document: Document, strategy: Strategy, separators: Sequence[str], language: str
 ) -> list[Span]:  # fmt: skip
-    if strategy == "markdown":
-        return units_of_markdown(of, [heading.start for heading in document.headings])
     if strategy == "recursive":
         return units_at_marks(of, marks_of(separators))
     if strategy == "code":

@@ -2,22 +2,23 @@
 
 Long prose is cut by `semantic-text-splitter` (headings, blocks, sentences, words, and never inside of what a reader
 sees as one character), or by `split_marks` where tokens are counted. What they do not know is decided here: headings
-stay with their text, tables and code stay whole. All lengths are the ruler's.
+stay with their text, tables, code and formulas stay whole. All lengths are the ruler's.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
+from gristmill.operators.clean_spans import Guard
 from gristmill.operators.documents_outline import Block, blocks
 from gristmill.operators.split_marks import PROSE, SENTENCE, SPACE, Mark, continues, cut
 from gristmill.operators.split_ruler import Ruler
 
-OVERSIZE = 4  # times the size: what a table or code may be long and still stay whole
+OVERSIZE = 4  # times the size: what a table, code or a formula may be long and still stay whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A text, how it is measured, the `size` of a chunk and the `capacity` that overlap leaves of it."""
+    """A text, how it is measured, the `size` of a chunk and the `capacity` that overlap leaves of it; the ranges of the
+    formulas that stay whole, in order."""
 
     text: str
     ruler: Ruler
     size: int
     capacity: int
+    formulas: tuple[tuple[int, int], ...] = ()
 
     def length(self, start: int, end: int) -> int:
         return self.ruler.length(start, end)
@@ -54,12 +57,33 @@ def units_at_marks(of: Measure, marks: Sequence[Mark]) -> list[Span]:
     return _trimmed(of.text, cut(of.text, of.ruler, (0, len(of.text)), of.capacity, marks))
 
 
-def units_of_markdown(of: Measure, headings: Sequence[int]) -> list[Span]:
-    """`headings` are the offsets where headings start; everything else is seen by parsing the text."""
+def seen(of: Measure, headings: Sequence[int]) -> tuple[Measure, list[Block]]:
+    """The blocks of a Markdown text, and the measure with the formulas that are to stay whole."""
+    parts, found = blocks(of.text)
+    titles = Guard([(at, of.text.find("\n", at) + 1 or len(of.text)) for at in headings])
+    whole = [
+        one for one in found
+        if of.length(*one) <= OVERSIZE * of.size
+        and ("\n" not in of.text[slice(*one)] or _opens_line(of.text, one[0]) or not titles.touches(one[0], one[0] + 1))
+    ]  # fmt: skip
+    return replace(of, formulas=tuple(whole)), parts
+
+
+def _opens_line(text: str, at: int) -> bool:
+    return not text[text.rfind("\n", 0, at) + 1 : at].strip()
+
+
+def units_of_markdown(of: Measure, parts: Sequence[Block], headings: Sequence[int]) -> list[Span]:
+    """`headings` are the offsets where headings start; `of` and `parts` are those of `seen`."""
     text = of.text
+    inside = Guard([
+        (text.rfind("\n", 0, start) + 1 if _opens_line(text, start) else start, end)
+        for start, end in of.formulas if "\n" in text[start:end]
+    ])  # fmt: skip
+    headings = [at for at in headings if not inside.touches(at, at + 1)]
     units: list[Span] = []
     pending: int | None = None  # where the headings start that wait for something to stand above
-    for block in _blocks_at(text, headings):
+    for block in _blocks_at(text, parts, headings):
         if bisect_left(headings, block.start) != bisect_right(headings, block.start):
             pending = block.start if pending is None else pending
             continue
@@ -72,10 +96,10 @@ def units_of_markdown(of: Measure, headings: Sequence[int]) -> list[Span]:
     return units
 
 
-def _blocks_at(text: str, headings: Sequence[int]) -> Iterator[Block]:
-    """The blocks of the text, cut once more before and after each heading that the parser did not see as one."""
+def _blocks_at(text: str, parts: Sequence[Block], headings: Sequence[int]) -> Iterator[Block]:
+    """The blocks, cut once more before and after each heading that the parser did not see as one."""
     position = 0
-    for block in blocks(text):
+    for block in parts:
         start = block.start
         while position < len(headings) and headings[position] < block.end:
             heading = headings[position]
@@ -108,14 +132,27 @@ def _units_of_block(of: Measure, block: Block, pending: int | None) -> list[Span
         return [Span(*whole, heads=heads, protected=block.protected)]
     if block.protected and length <= of.size:  # fits but for the room that overlap takes; it will not get any
         return [Span(*whole, heads=heads, protected=True)]
+    own = _trim(of.text, block.start, block.end)
+    if block.protected and of.length(*own) <= OVERSIZE * of.size:  # too much with its headings, whole without
+        above = _trimmed(of.text, _cut_prose(of, start, block.start, of.capacity, markdown=True), heads=heads)
+        return [*above, Span(*own, protected=True)]
     room = of.capacity - of.length(start, block.start)
     if room < of.capacity // 2:  # headings as long as a paragraph are cut like one
         pieces = _cut_prose(of, start, block.start, of.capacity, markdown=True)
         pieces += _pieces(of, block, of.capacity)
     else:
         pieces = _pieces(of, block, room)
-        pieces[0] = (start, pieces[0][1])
-    return _trimmed(of.text, pieces, heads=heads)
+        if of.length(start, pieces[0][1]) <= OVERSIZE * of.size:
+            pieces[0] = (start, pieces[0][1])
+        else:  # a formula that takes all of it
+            pieces.insert(0, (start, block.start))
+    units = _trimmed(of.text, pieces, heads=heads)
+    return [replace(unit, protected=True) if _is_formula(of, unit) else unit for unit in units]
+
+
+def _is_formula(of: Measure, unit: Span) -> bool:
+    at = bisect_left(of.formulas, (unit.start, unit.end))
+    return of.formulas[at : at + 1] == ((unit.start, unit.end),)
 
 
 def _pieces(of: Measure, block: Block, first: int) -> list[tuple[int, int]]:
@@ -148,7 +185,18 @@ def _cut_lines(of: Measure, block: Block, first: int) -> list[tuple[int, int]]:
 
 
 def _cut_prose(of: Measure, start: int, end: int, capacity: int, *, markdown: bool) -> list[tuple[int, int]]:
-    """Consecutive ranges that together are [start, end); each of them is at most `capacity` long."""
+    """Consecutive ranges that together are [start, end); each is at most `capacity` long, or a formula."""
+    if of.length(start, end) <= capacity:
+        return [(start, end)] if start < end else []
+    pieces: list[tuple[int, int]] = []
+    for formula in of.formulas[bisect_left(of.formulas, (start, 0)) : bisect_left(of.formulas, (end, 0))]:
+        pieces += [*_cut_plain(of, start, formula[0], capacity, markdown=markdown), formula]
+        start = formula[1]
+    return pieces + _cut_plain(of, start, end, capacity, markdown=markdown)
+
+
+def _cut_plain(of: Measure, start: int, end: int, capacity: int, *, markdown: bool) -> list[tuple[int, int]]:
+    """The same for what holds no formula."""
     if of.length(start, end) <= capacity:
         return [(start, end)] if start < end else []
     if not of.ruler.counts_characters:
@@ -211,7 +259,7 @@ def _joined(first: Span, second: Span) -> Span:
 def overlapping(of: Measure, spans: Sequence[Span], units: Sequence[Span], overlap: int) -> list[Span]:
     """Each span begins up to `overlap` earlier, at the start of a sentence or else of a word."""
     fixed = [unit for unit in units if unit.protected]
-    ends = [unit.end for unit in fixed]
+    ends = sorted([*(unit.end for unit in fixed), *(end for _, end in of.formulas)])
     starts = {unit.start for unit in fixed}
     made: list[Span] = []
     for position, span in enumerate(spans):

@@ -1,7 +1,7 @@
 /** What the screens ask. The first word of a key names the kind of frame that makes it old: see live/refresh. */
 import { infiniteQueryOptions, queryOptions } from "@tanstack/react-query";
 import { change, get } from "./client";
-import type { CoverageRow, Difference, EditorTask, ExportState, Failures, Flow, FormatInfo, Held, Histogram, Lineage, Page, Preview, RecordDetail, RecordRow, ReviewFigures, RunDetail, RunSummary, Story, TaskRow, Throughput, WorkflowInfo } from "./types";
+import type { ActionState, CoverageRow, Difference, EditorTask, ExportState, Failures, Flow, FormatInfo, Held, Histogram, Lineage, Page, Preview, RecordDetail, RecordRow, ReviewFigures, RunDetail, RunSummary, Story, TaskRow, Throughput, WaitingPieces, WantedAction, WorkflowInfo } from "./types";
 
 const KEEP = { placeholderData: <T>(before: T | undefined) => before }; // the old answer stays in sight meanwhile
 
@@ -40,10 +40,10 @@ export const differenceQuery = (run: number) =>
 export const heldQuery = (run: number) =>
   queryOptions({ queryKey: ["run", run, "held"], queryFn: ({ signal }) => get<Held[]>(`/runs/${run}/held_by`, {}, signal) });
 
-export const tasksQuery = (run: number, state: string, stage: string) =>
+export const tasksQuery = (run: number, state: string, stage: string, filter: string) =>
   infiniteQueryOptions({
-    queryKey: ["tasks", run, state, stage],
-    queryFn: ({ pageParam, signal }) => get<Page<TaskRow>>(`/runs/${run}/tasks`, { state, stage, limit: 200, after: pageParam }, signal),
+    queryKey: ["tasks", run, state, stage, filter],
+    queryFn: ({ pageParam, signal }) => get<Page<TaskRow>>(`/runs/${run}/tasks`, { state, stage, filter, limit: 200, after: pageParam }, signal),
     initialPageParam: null as string | null,
     getNextPageParam: (page) => page.next,
   });
@@ -101,6 +101,29 @@ export const formatsQuery = queryOptions({
 
 export const reviewStatsQuery = (run: number) =>
   queryOptions({ queryKey: ["review", run, "stats"], queryFn: ({ signal }) => get<ReviewFigures>("/reviews/stats", { run }, signal) });
+
+export const waitingQuery = queryOptions({
+  queryKey: ["review", "waiting"],
+  queryFn: ({ signal }) => get<WaitingPieces[]>("/reviews/waiting", {}, signal),
+});
+
+/** What an action would be about; nothing is done. */
+export const foreseenQuery = (wanted: Partial<WantedAction>) =>
+  queryOptions({
+    queryKey: ["action", JSON.stringify(wanted)],
+    queryFn: () => change<ActionState>("POST", "/actions", wanted),
+    gcTime: 0, // a count is true only when it is asked for
+    staleTime: 0,
+    refetchInterval: false,
+    retry: false,
+  });
+
+export const actionQuery = (id: number) =>
+  queryOptions({
+    queryKey: ["action", id],
+    queryFn: ({ signal }) => get<ActionState>(`/actions/${id}`, {}, signal),
+    refetchInterval: (query) => (query.state.data?.ended_at ? false : 700),
+  });
 
 export const editorQuery = (run: number, record: number) =>
   queryOptions({

@@ -730,7 +730,7 @@ export interface paths {
         };
         /**
          * Packs
-         * @description Packs of actions that this server knows: those that come with Gristmill, and those that were loaded.
+         * @description The packs that come with Gristmill and those that are installed, as the database lists them now.
          */
         get: operations["packs"];
         put?: never;
@@ -1023,6 +1023,26 @@ export interface paths {
          * @description Takes back the person's last decision in the queue of a run; again: the one before.
          */
         post: operations["undo_last"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/reviews/waiting": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Waiting Reviews
+         * @description Which of the newest 30 runs have pieces that wait for people, and how many.
+         */
+        get: operations["waiting_reviews"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -3560,16 +3580,34 @@ export interface components {
             version: string;
             workers: components["schemas"]["WorkerCounts"];
         };
-        /** Pack */
+        /**
+         * Pack
+         * @description `origin`: whether it comes with Gristmill or was installed. An installed one that this server cannot use
+         *     (`usable` false: its files are not `here`, or were changed) shows no actions; its tasks wait for a worker that has
+         *     it.
+         */
         Pack: {
             /** Actions */
             actions: components["schemas"]["PackAction"][];
             /** Description */
             description: string;
+            /** Here */
+            here: boolean;
+            /** Installed At */
+            installed_at?: string | null;
+            /** Installed By */
+            installed_by?: string | null;
             /** Label */
             label: string;
+            /**
+             * Origin
+             * @enum {string}
+             */
+            origin: "shipped" | "installed";
             /** Ref */
             ref: string;
+            /** Usable */
+            usable: boolean;
             /** Version */
             version: string;
         };
@@ -5079,6 +5117,24 @@ export interface components {
             api: number;
             /** Version */
             version: string;
+        };
+        /**
+         * WaitingPieces
+         * @description Pieces of a run that wait for people. `more`: there are more than `pieces`, which is where counting ends; null:
+         *     the run is over and made something to review, and nobody has opened its review yet.
+         */
+        WaitingPieces: {
+            /**
+             * More
+             * @default false
+             */
+            more: boolean;
+            /** Name */
+            name: string;
+            /** Pieces */
+            pieces: number | null;
+            /** Run */
+            run: number;
         };
         /**
          * WantedAction
@@ -7314,6 +7370,36 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Decided"];
+                };
+            };
+            /** @description an error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                    "application/problem+json": unknown;
+                };
+            };
+        };
+    };
+    waiting_reviews: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WaitingPieces"][];
                 };
             };
             /** @description an error */

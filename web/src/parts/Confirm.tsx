@@ -7,13 +7,14 @@ interface Props {
   setOpen: (open: boolean) => void;
   title: string;
   action: string;
+  cancel?: string; // where "Cancel" could be read as what is done
   go: () => void;
   disabled?: boolean;
   stay?: boolean; // the caller closes it, when the server has agreed
   children?: React.ReactNode;
 }
 
-export function Confirm({ open, setOpen, title, action, go, disabled = false, stay = false, children }: Props): React.ReactNode {
+export function Confirm({ open, setOpen, title, action, cancel, go, disabled = false, stay = false, children }: Props): React.ReactNode {
   const say = useWords();
   return (
     <AlertDialog.Root open={open} onOpenChange={setOpen}>
@@ -25,7 +26,7 @@ export function Confirm({ open, setOpen, title, action, go, disabled = false, st
             <div className="dialog-body">{children}</div>
           </AlertDialog.Description>
           <div className="row-end">
-            <AlertDialog.Cancel className="button">{say("cancel")}</AlertDialog.Cancel>
+            <AlertDialog.Cancel className="button">{cancel ?? say("cancel")}</AlertDialog.Cancel>
             <AlertDialog.Action
               className="button button-main"
               disabled={disabled}

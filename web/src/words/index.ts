@@ -18,12 +18,12 @@ export type Word = keyof typeof words;
 export type Values = Record<string, string | number>;
 export type Say = (word: Word, values?: Values) => string;
 
-/** The text of a word: {name} is filled in; "one|many" is chosen by the value n. */
+/** The text of a word: {name} is filled in; "one|many" is chosen by the value n, a number or its text. */
 export function sayIn(language: Language, word: Word, values: Values = {}): string {
   const entry: readonly [string, string] = words[word];
   let text = entry[language === "zh" ? 1 : 0];
   const bar = text.indexOf("|");
-  if (bar >= 0) text = values.n === 1 ? text.slice(0, bar) : text.slice(bar + 1);
+  if (bar >= 0) text = String(values.n) === "1" ? text.slice(0, bar) : text.slice(bar + 1);
   return text.replace(/\{(\w+)\}/g, (whole, name: string) => String(values[name] ?? whole));
 }
 

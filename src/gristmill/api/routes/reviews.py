@@ -9,7 +9,7 @@ from fastapi import Query
 from gristmill.api import review_shapes as shapes
 from gristmill.api import reviewing
 from gristmill.api.problems import NotFound
-from gristmill.api.review_shapes import AssignmentRow, Decided, Editor, ReviewFigures, ReviewPiece
+from gristmill.api.review_shapes import AssignmentRow, Decided, Editor, ReviewFigures, ReviewPiece, WaitingPieces
 from gristmill.api.reviewing import person, review_of, told
 from gristmill.api.routing import role
 from gristmill.api.routing import router as new_router
@@ -60,6 +60,12 @@ async def review_stats(app: OpenApp, run: OfRun) -> ReviewFigures:
     """How a review goes: pieces by state, people's pace, agreement."""
     found, _ = await review_of(app, run)
     return ReviewFigures.model_validate((await figures(app.pool, found.id)).as_document())
+
+
+@router.get("/reviews/waiting")
+async def waiting_reviews(app: OpenApp) -> list[WaitingPieces]:
+    """Which of the newest 30 runs have pieces that wait for people, and how many."""
+    return await reviewing.waiting(app)
 
 
 @router.get("/reviews/assignments")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 
 from gristmill.api.routing import role
 from gristmill.api.routing import router as new_router
@@ -12,7 +12,8 @@ from gristmill.api.shapes import Answer, OpenApp
 from gristmill.config import Settings, load_settings
 from gristmill.db.database import without_password
 from gristmill.errors import ConfigurationError
-from gristmill.packs.actions import SHIPPED, known_packs, load_folder, shipped
+from gristmill.packs import actions, store
+from gristmill.packs.pack import Pack as KnownPack
 
 router = new_router("settings and packs")
 SECRET = re.compile("password|secret|token|api_key", re.IGNORECASE)
@@ -42,10 +43,19 @@ class PackAction(Answer):
 
 
 class Pack(Answer):
+    """`origin`: whether it comes with Gristmill or was installed. An installed one that this server cannot use
+    (`usable` false: its files are not `here`, or were changed) shows no actions; its tasks wait for a worker that has
+    it."""
+
     ref: str
     label: str
     description: str
     version: str
+    origin: Literal["shipped", "installed"]
+    usable: bool
+    here: bool
+    installed_by: str | None = None
+    installed_at: datetime | None = None
     actions: list[PackAction]
 
 
@@ -73,18 +83,33 @@ async def settings(app: OpenApp) -> SettingList:
 
 @router.get("/packs")
 async def packs(app: OpenApp) -> Packs:
-    """Packs of actions that this server knows: those that come with Gristmill, and those that were loaded."""
-    for ref in shipped():
-        if ref not in known_packs():
-            load_folder(Path(SHIPPED) / ref)
-    items = [
-        Pack(
-            ref=one.ref, label=one.about.label, description=one.about.description, version=one.about.version,
-            actions=[PackAction.model_validate(action) for action in one.actions],
-        )
-        for _, one in sorted(known_packs().items())
-    ]  # fmt: skip
+    """The packs that come with Gristmill and those that are installed, as the database lists them now."""
+    chosen = app.settings
+    await store.take_packs(app.pool, chosen.home, chosen.packs, fetch=chosen.packs_from_database)
+    actions.load_shipped()
+    installed = await store.listed(app.pool, chosen.home)
+    known = actions.known_packs()
+    items = [_pack(known[ref], origin="shipped", usable=True, here=True) for ref in actions.shipped()]
+    for one in installed:
+        told = {"here": one.here, "installed_by": one.installed_by, "installed_at": one.installed_at}
+        found = known.get(one.ref)
+        if found is not None and found.digest == one.digest:
+            items.append(_pack(found, origin="installed", usable=True, **told))
+        else:
+            items.append(
+                Pack(
+                    ref=one.ref, label=one.label, description="", version=one.version, origin="installed", usable=False,
+                    actions=[], **told,
+                )
+            )  # fmt: skip
     return Packs(items=items)
+
+
+def _pack(pack: KnownPack, **told: Any) -> Pack:
+    return Pack(
+        ref=pack.ref, label=pack.about.label, description=pack.about.description, version=pack.about.version,
+        actions=[PackAction.model_validate(action) for action in pack.actions], **told,
+    )  # fmt: skip
 
 
 def _shown(name: str, value: Any) -> Any:

@@ -369,6 +369,17 @@ select v.state, count(*) as pieces, count(*) filter (where p.open and (v.state =
     count(*) filter (where v.lease_until > clock_timestamp()) as held
 from review_piece p join review v on v.record_id = p.record_id where p.run_id = $1 group by v.state;
 
+-- name: waiting
+-- The newest $2 runs of project $1 with what waits in their queues, counted up to $3. `looked`: its records are in a queue.
+select r.id as run, r.name, r.state, r.definition, q.seen is not null as looked, w.pieces
+from (select id, name, state, definition from run where project = $1 and key is not null order by id desc limit $2) r
+    left join review_queue q on q.run_id = r.id
+    cross join lateral (
+        select count(*) as pieces from (
+            select 1 from review_piece p join review v on v.record_id = p.record_id
+            where p.run_id = r.id and p.open and (v.state = 'proposed' or p.wants > 1) limit $3) as counted) w
+order by r.id desc;
+
 -- name: reviewers
 -- What people have decided in the queue of a run. The pace is that of what they had before them and decided.
 select d.reviewer, count(*) filter (where d.undone_at is null) as decided,

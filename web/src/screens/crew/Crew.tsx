@@ -7,10 +7,12 @@ import { Ask } from "../../parts/Ask";
 import { Same } from "../../parts/Same";
 import { Section } from "../../parts/Section";
 import { useWords } from "../../words";
+import { LocksTab } from "./Locks";
 import { PoolTable } from "./PoolTable";
 import { Quotas } from "./Quotas";
 import { ScalePart } from "./ScalePart";
-import { LocksTab, ModelsTab, PacksTab, SchedulesTab, SettingsTab } from "./Setup";
+import { SchedulesTab } from "./Schedules";
+import { ModelsTab, PacksTab, SettingsTab } from "./Setup";
 import { WorkerTable } from "./WorkerTable";
 
 const TABS = ["crew", "models", "schedules", "locks", "packs", "settings"] as const;

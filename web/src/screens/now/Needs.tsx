@@ -1,19 +1,24 @@
 /** What waits for a person, most urgent first: each line says what, and leads to where it is settled. */
+import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
-import type { RunSummary } from "../../api/types";
+import { waitingQuery } from "../../api/queries";
+import type { RunSummary, WaitingPieces } from "../../api/types";
 import { Shape } from "../../parts/Mark";
 import { useWords, type Say } from "../../words";
 import { count } from "../../words/numbers";
 import { isOpen, spent } from "../run/RunRows";
+
+const MOST = 10;
 
 interface Need {
   key: string;
   state: string;
   text: string;
   run: number;
+  review?: boolean;
 }
 
-function needsOf(runs: readonly RunSummary[], say: Say): Need[] {
+function needsOf(runs: readonly RunSummary[], waiting: readonly WaitingPieces[], say: Say): Need[] {
   const needs: Need[] = [];
   for (const run of runs) {
     const { failed } = run.progress;
@@ -24,12 +29,18 @@ function needsOf(runs: readonly RunSummary[], say: Say): Need[] {
       needs.push({ key: `b${run.id}`, state: "quota", text: say("now.needs.budget", { run: run.name, spent: spent([same]), budget: spent([run.budget]) }), run: run.id });
     }
   }
-  return needs.slice(0, 8);
+  // What was begun comes before what nobody has opened yet; both after what stands still.
+  for (const { run, name, pieces, more } of [...waiting].sort((one, other) => Number(one.pieces === null) - Number(other.pieces === null))) {
+    const text = pieces === null ? say("now.needs.unseen", { run: name }) : say("now.needs.review", { n: count(pieces) + (more ? "+" : ""), run: name });
+    needs.push({ key: `r${run}`, state: "proposed", text, run, review: true });
+  }
+  return needs.slice(0, MOST);
 }
 
 export function Needs({ runs }: { runs: readonly RunSummary[] }): React.ReactNode {
   const say = useWords();
-  const needs = needsOf(runs, say);
+  const waiting = useQuery(waitingQuery);
+  const needs = needsOf(runs, waiting.data ?? [], say);
   if (needs.length === 0) return <p className="quiet">{say("now.needs.none")}</p>;
   return (
     <ul className="needs">
@@ -37,9 +48,15 @@ export function Needs({ runs }: { runs: readonly RunSummary[] }): React.ReactNod
         <li key={need.key}>
           <Shape state={need.state} />
           <span>{need.text}</span>
-          <Link to="/runs/$run" params={{ run: String(need.run) }} className="link">
-            {say("now.look")}
-          </Link>
+          {need.review ? (
+            <Link to="/review" search={{ run: need.run }} className="link">
+              {say("now.review")}
+            </Link>
+          ) : (
+            <Link to="/runs/$run" params={{ run: String(need.run) }} className="link">
+              {say("now.look")}
+            </Link>
+          )}
         </li>
       ))}
     </ul>

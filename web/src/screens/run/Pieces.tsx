@@ -1,7 +1,7 @@
 /** The tasks of a run, as many as there are: only those in sight are drawn, the next page is fetched on the way. */
 import { useInfiniteQuery } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
-import { useCallback, useMemo, useState } from "react";
+import { useCallback, useEffect, useMemo, useState } from "react";
 import { tasksQuery } from "../../api/queries";
 import type { RunDetail, TaskRow } from "../../api/types";
 import { Ask } from "../../parts/Ask";
@@ -10,20 +10,37 @@ import { Rows, type Column } from "../../parts/Rows";
 import { Section } from "../../parts/Section";
 import { sayKnown, useWords } from "../../words";
 import { clock } from "../../words/numbers";
+import { BulkDialog, BulkState, type Verb, type Wanted } from "./Bulk";
 
 const states = ["", "failed", "quarantined", "running", "available", "waiting", "completed", "cancelled"] as const;
+
+const VERBS: readonly Verb[] = ["retry", "cancel"];
+const MEANT: Record<Verb, readonly string[]> = { retry: ["", "failed", "quarantined"], cancel: ["", "running", "available", "waiting"] };
+
+/** What is in sight, as words of an action. */
+function wantedOf(run: number, action: Verb, state: string, stage: string, filter: string): Wanted {
+  const parts = [state && `state = '${state}'`, filter && (state ? `(${filter})` : filter)].filter(Boolean);
+  return { action, run: String(run), ...(stage ? { stage } : {}), ...(parts.length ? { filter: parts.join(" and ") } : {}) };
+}
 
 export function Pieces({ run }: { run: RunDetail }): React.ReactNode {
   const say = useWords();
   const navigate = useNavigate();
   const [state, setState] = useState<string>(run.progress.failed > 0 ? "failed" : "");
   const [stage, setStage] = useState("");
-  const tasks = useInfiniteQuery(tasksQuery(run.id, state, stage));
+  const [text, setText] = useState("");
+  const [filter, setFilter] = useState("");
+  const [bulk, setBulk] = useState<Verb | null>(null);
+  const [begun, setBegun] = useState<number | null>(null);
+  const tasks = useInfiniteQuery(tasksQuery(run.id, state, stage, filter));
   const rows = useMemo(() => tasks.data?.pages.flatMap((page) => page.items) ?? [], [tasks.data]);
   const { hasNextPage, isFetchingNextPage, fetchNextPage } = tasks;
   const atEnd = useCallback(() => {
     if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
   }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
+  useEffect(() => {
+    if (filter && rows.length === 0) atEnd(); // a page of a filter may be short, and the next one not
+  }, [filter, rows.length, atEnd]);
   const columns: readonly Column<TaskRow>[] = [
     { name: say("run.piece.id"), width: "72px", number: true, cell: (row) => <span className="quiet">{row.id}</span> },
     { name: say("run.piece.stage"), width: "minmax(70px, 0.7fr)", cell: (row) => row.stage },
@@ -56,8 +73,31 @@ export function Pieces({ run }: { run: RunDetail }): React.ReactNode {
       </label>
     </>
   );
+  const verbs = VERBS.filter((verb) => MEANT[verb].includes(state) && (verb === "retry" ? run.progress.failed : run.progress.running + run.progress.waiting) > 0);
   return (
     <Section title={say("run.pieces")} side={filters}>
+      <form
+        className="row filter"
+        onSubmit={(event) => {
+          event.preventDefault();
+          setFilter(text.trim());
+        }}
+      >
+        <label className="filter-text">
+          <span className="hidden-text">{say("filter.label")}</span>
+          <input value={text} onChange={(event) => setText(event.target.value)} placeholder={say("run.filter.example")} spellCheck={false} className="mono" />
+        </label>
+        <button type="submit" className="button">
+          {say("filter.apply")}
+        </button>
+        {verbs.map((verb) => (
+          <button key={verb} type="button" className={verb === "cancel" ? "button button-danger" : "button"} disabled={text.trim() !== filter} onClick={() => setBulk(verb)}>
+            {say(`run.bulk.${verb}`)}
+          </button>
+        ))}
+      </form>
+      {begun !== null && <BulkState id={begun} />}
+      {bulk && <BulkDialog run={run} wanted={wantedOf(run.id, bulk, state, stage, filter)} close={() => setBulk(null)} begun={(action) => setBegun(action.id)} />}
       <Ask query={tasks} lines={10}>
         {() =>
           rows.length === 0 ? (

@@ -10,12 +10,13 @@ import { Confirm } from "../../parts/Confirm";
 import { Trouble } from "../../parts/Trouble";
 import { useWords } from "../../words";
 import { ExportDrawer } from "../data/ExportDrawer";
+import { AgainDialog } from "./AgainDialog";
 import { RetryDialog } from "./RetryDialog";
 import { isOpen } from "./RunRows";
 
 export function RunControls({ run }: { run: RunDetail }): React.ReactNode {
   const say = useWords();
-  const [dialog, setDialog] = useState<"cancel" | "retry" | "export" | null>(null);
+  const [dialog, setDialog] = useState<"cancel" | "retry" | "again" | "export" | null>(null);
   const command = useMutation({
     mutationFn: (verb: "pause" | "resume" | "cancel") => change("POST", `/runs/${run.id}/${verb}`, {}),
     onSuccess: () => cache.invalidateQueries({ queryKey: ["run"] }),
@@ -44,6 +45,11 @@ export function RunControls({ run }: { run: RunDetail }): React.ReactNode {
           {say("run.retry")}
         </button>
       )}
+      {run.stages.some((stage) => stage.model) && (
+        <button type="button" className="button" onClick={() => setDialog("again")}>
+          {say("run.again")}
+        </button>
+      )}
       {run.reviewable && (
         <Link to="/review" search={{ run: run.id }} className="button">
           {say("run.review")}
@@ -63,6 +69,7 @@ export function RunControls({ run }: { run: RunDetail }): React.ReactNode {
         <p>{say("run.cancel.about", { n: rest })}</p>
       </Confirm>
       {dialog === "retry" && <RetryDialog run={run} cause={null} close={() => setDialog(null)} />}
+      {dialog === "again" && <AgainDialog run={run} close={() => setDialog(null)} />}
       <ExportDrawer run={run.id} name={run.name} open={dialog === "export"} setOpen={(shown) => setDialog(shown ? "export" : null)} />
     </div>
   );
