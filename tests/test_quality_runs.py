@@ -17,7 +17,6 @@ from gristmill.operators import (
     ask,
     chunk_quality,
     dedup,
-    dedup_documents,
     embed_questions,
     filter_chunks,
     judge,
@@ -118,20 +117,6 @@ async def test_what_is_marked_among_chunks_is_asked_nothing(app: App, hand: Hand
     asked = {parents[0] for _, parents, _ in await made_by(app, run, "ask")}
     assert asked == {number for _, number in fit}
     assert {row.heading_path for row in [row async for row in run.results()]}
-
-
-async def test_what_comes_of_a_document_that_repeats_another_is_left_out(app: App, hand: Hand, tmp_path: Path) -> None:
-    lines = [f"The pump number {n} runs at {n + 40} bar, and its valve opens at {n + 60} bar." for n in range(40)]
-    (tmp_path / "a.txt").write_text("\n\n".join(lines))
-    (tmp_path / "b.txt").write_text("\n\n".join([*lines[:39], "A new ending of another kind."]))
-    flow = Workflow("apart", [parse, split, ask, answer, dedup_documents.after("parse")])
-    run = await app.start(flow, [tmp_path / "a.txt", tmp_path / "b.txt"], model="extractive")
-    progress, _ = await hand.drain(run)
-    assert progress.state == "completed", await run.failures()
-    first, second = [number for _, _, number in await made_by(app, run, "parse")]
-    [(mark, parents, _)] = await made_by(app, run, "dedup_documents")
-    assert (mark.method, parents) == ("shingles", [second, first])
-    assert {Path(row.source).name for row in [row async for row in run.results()]} == {"a.txt"}
 
 
 async def test_a_dataset_is_scored_by_a_judge_and_by_rules(

@@ -16,9 +16,9 @@ from PIL import Image as pillow
 from gristmill.app import App
 from gristmill.config import Settings
 from gristmill.data import records
-from gristmill.data.kinds import Chunk, Conversation, Example, Question, Source
+from gristmill.data.kinds import Chunk, Conversation, Duplicate, Example, Question, Source
 from gristmill.llm.prompt import load_prompt
-from gristmill.operators import answer, synthesize_reasoning
+from gristmill.operators import answer, answer_image, ask_image, dedup_images, read_images, synthesize_reasoning
 from gristmill.operators.operator import Context, operator
 from gristmill.workflow import Workflow
 from gristmill.workflow_files import find_workflow
@@ -121,6 +121,23 @@ async def test_pictures_are_asked_about_with_the_options_that_words_are_asked_wi
         again = await app.start(find_workflow("image-qa"), [folder], model="mine", fresh=True)
         await hand.drain(again)
     assert (await model_server.stats())["requests"] == before
+
+
+async def test_what_comes_of_a_picture_that_looks_like_another_is_left_out(app: App, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(saved(drawn((300, 200)), "PNG"))
+    (folder / "b.jpg").write_bytes(saved(drawn((300, 200)).resize((150, 100)), "JPEG"))
+    flow = Workflow("seen", [read_images, ask_image, answer_image, dedup_images.after("read_images")])
+    async with hand_of(app) as hand:
+        run = await app.start(flow, [folder], model="mine")
+        progress, _ = await hand.drain(run)
+    assert progress.state == "completed", await run.failures()
+    [mark] = await bodies(app, run, 3, Duplicate)
+    assert mark.method == "perceptual"
+    rows = [row async for row in run.results()]
+    assert {row.source for row in rows} == {"a.png"}
+    assert len(await bodies(app, run, 2, Example)) == 2 * len(rows)
 
 
 async def test_reasoning_that_cannot_be_made_costs_no_answer_and_its_calls_are_told_apart(

@@ -52,11 +52,13 @@ async def test_each_rule_marks_a_chunk_that_nobody_should_be_asked_about(text: s
 
 async def test_a_chunk_that_repeats_an_earlier_one_points_at_it() -> None:
     chunks = [Chunk(text=text, ordinal=at) for at, text in enumerate([GOOD, GOOD + " Twice.", GOOD.upper() + "\n"])]
+    chunks.append(chunks[1])  # of another document, equal in place and all: shared work, which no mark may hide
     ctx = Context(blobs=None)  # type: ignore[arg-type]
     assert looked_at(chunks, ctx) == [
         Derived(chunks[0], (0,)), Derived(chunks[1], (1,)), Derived(Duplicate(similarity=1.0, method="exact"), (2, 0)),
+        Derived(chunks[1], (3,)),
     ]  # fmt: skip
-    assert ctx.notes == {"chunks": 3, "marked": {"duplicate": 1}}
+    assert ctx.notes == {"chunks": 4, "marked": {"duplicate": 1}}
 
 
 async def test_a_chunk_is_filtered_by_the_rules_for_examples() -> None:

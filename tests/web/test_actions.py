@@ -75,7 +75,7 @@ async def test_a_lock_is_taken_away_and_a_schedule_is_added_paused_and_removed(a
     page = await open_page(f"{api.url}/crew?tab=locks")
     await page.get_by_role("button", name="Take away").click()
     dialog = page.get_by_role("alertdialog")
-    assert "cli ada@mill loses it at once" in await dialog.inner_text()
+    assert "cli ada@mill loses it and is told" in await dialog.inner_text()
     await dialog.get_by_label("Why").fill("left behind")
     await dialog.get_by_role("button", name="Take away").click()
     await page.get_by_text("Nobody holds a lock.").wait_for()

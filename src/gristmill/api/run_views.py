@@ -99,7 +99,7 @@ def _making(definition: str) -> bool:
     """Whether the workflow makes rows of a dataset, as far as this process knows its operators."""
     try:
         flow = Workflow.from_definition(definition)
-    except UsageError:
+    except (UsageError, KeyError, TypeError):  # also a bulk action or an export, which are runs of no workflow
         return False
     return bool(Steps.of([spec.operator.output_types for spec in flow.steps]).making)
 

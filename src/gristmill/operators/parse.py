@@ -60,11 +60,12 @@ async def parse(
     """Reads a source and stores its text as a blob in UTF-8 with LF line ends.
 
     `max_bytes` is the largest file that is read (default 300 MB), `max_pages` the most pages or slides (default 0: no
-    limit). `backend`: "text" takes any file as plain text;
-    "kreuzberg" reads on this machine, also RTF, XML and a few more; "docling" sends what is no plain text to a
-    docling-serve (setting `docling_url`), PDFs in ranges of `docling_pages` pages, and keeps its JSON too; "auto" takes "text" for texts and
-    "kreuzberg" for the rest. Another backend makes another document; the old one stays. With `images` the pictures
-    inside of documents come out too, and files that are pictures (PNG, JPEG, WebP, GIF, BMP; at least 16 pixels).
+    limit; they are counted when the file is read, but before docling is asked). `backend`: "text" takes any file as
+    plain text; "kreuzberg" reads on this machine, also RTF, XML and a few more; "docling" sends what is no plain text
+    to a docling-serve (setting `docling_url`), PDFs in ranges of `docling_pages` pages, and keeps its JSON as a blob
+    beside the text; "auto" takes "text" for texts and "kreuzberg" for the rest. Another backend makes another document;
+    the old one stays. With `images` the pictures inside of documents come out too, and files that are pictures (PNG,
+    JPEG, WebP, GIF, BMP; at least 16 pixels).
 
     Raises `InputError`:
 
