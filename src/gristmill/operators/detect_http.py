@@ -6,9 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Mapping
-from datetime import timedelta
 from io import BytesIO
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,6 +19,7 @@ from gristmill.operators.annotation_options import Count, Share, SomeLabels
 from gristmill.operators.image_questions import Side
 from gristmill.operators.operator import Context, operator
 from gristmill.operators.pictures import fit
+from gristmill.operators.posting import post_json
 
 ANSWER_LIMIT = 16 * 2**20  # bytes
 
@@ -69,7 +68,8 @@ async def detect_http(
         "image": base64.b64encode(data).decode(), "media_type": media_type, "width": width, "height": height,
         "labels": [one.name for one in labels],
     }  # fmt: skip
-    answer = _read(*await _post(url, json.dumps(body).encode()))
+    told = {"who": "the detector", "large": "P261", "away": "P313"}
+    answer = _read(*await post_json(url, json.dumps(body).encode(), limit=ANSWER_LIMIT, **told))
     found = [Corners(one.label, *corners_of(one.box, order), one.score) for one in answer.boxes]
     boxes, dropped = to_boxes(found, unit, width, height, labels, min_score=min_score, most=most)
     return Boxes(
@@ -107,27 +107,3 @@ def _read(status: int, headers: Mapping[str, str], answer: bytes) -> Detection:
             f"the detector's answer cannot be read: {where}: {problem['msg']}", code="P313",
             hint='it answers {"boxes": [{"label": "table", "box": [1, 2, 3, 4], "score": 0.9}]}',
         ) from None  # fmt: skip
-
-
-async def _post(url: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
-    from pyreqwest import exceptions as http
-    from pyreqwest.client import ClientBuilder
-
-    builder = ClientBuilder().follow_redirects(False).connect_timeout(timedelta(seconds=10))
-    answer = bytearray()
-    try:
-        async with (
-            builder.build() as client,
-            client.post(url)
-            .headers({"content-type": "application/json"})
-            .body_bytes(body)
-            .build_streamed() as response,
-        ):
-            while (chunk := await response.body_reader.read_chunk()) is not None:
-                answer += chunk.to_bytes()
-                if len(answer) > ANSWER_LIMIT:
-                    raise InputError("the detector gave an answer of more than 16 MiB", code="P261")
-            headers: dict[str, Any] = {str(name).lower(): str(value) for name, value in response.headers.items()}
-            return response.status, headers, bytes(answer)
-    except http.PyreqwestError as error:
-        raise TransientError(f"no answer from the detector at {url}: {type(error).__name__}", code="P313") from None

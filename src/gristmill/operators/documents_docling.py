@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 from gristmill.data.kinds import canonical_json
@@ -20,6 +19,7 @@ from gristmill.errors import Busy, InputError, TransientError
 from gristmill.operators.documents_extract import Assembly, Extract, printable
 from gristmill.operators.documents_kreuzberg import PAGE_MARK, extract, too_many_pages
 from gristmill.operators.documents_outline import compact_tables, outline
+from gristmill.operators.posting import post_json
 
 PATH = "/v1/convert/source"
 AT_ONCE = 3  # requests for one document
@@ -102,7 +102,8 @@ async def _convert(url: str, data: bytes, name: str, pages: tuple[int, int] | No
         options["page_range"] = list(pages)
     source = {"kind": "file", "filename": name.rpartition("/")[2], "base64_string": base64.b64encode(data).decode()}
     body = {"options": options, "sources": [source], "target": {"kind": "inbody"}}
-    status, answer = await _post(url.rstrip("/") + PATH, json.dumps(body).encode())
+    where, told = url.rstrip("/") + PATH, {"who": "docling-serve", "large": "P210", "away": "P311"}
+    status, _, answer = await post_json(where, json.dumps(body).encode(), limit=ANSWER_LIMIT, **told)
     if status in (429, 503):
         raise Busy(f"docling-serve answered {status}", delay=5.0, reason="docling-serve has too much to do")
     said = " ".join(answer[:2000].decode("utf-8", "replace").split())[:300]
@@ -132,26 +133,3 @@ def _document(answer: bytes, name: str) -> Mapping[str, Any]:
         words = "; ".join(str(error.get("error_message", error)) for error in found.get("errors") or ())[:300]
         raise InputError(f"docling could not read {name}: {words or status}", code="P210")
     return document
-
-
-async def _post(url: str, body: bytes) -> tuple[int, bytes]:
-    from pyreqwest import exceptions as http
-    from pyreqwest.client import ClientBuilder
-
-    builder = ClientBuilder().follow_redirects(False).connect_timeout(timedelta(seconds=10))
-    answer = bytearray()
-    try:
-        async with (
-            builder.build() as client,
-            client.post(url)
-            .headers({"content-type": "application/json"})
-            .body_bytes(body)
-            .build_streamed() as response,
-        ):
-            while (chunk := await response.body_reader.read_chunk()) is not None:
-                answer += chunk.to_bytes()
-                if len(answer) > ANSWER_LIMIT:
-                    raise InputError("docling-serve gave an answer of more than 256 MiB", code="P210")
-            return response.status, bytes(answer)
-    except http.PyreqwestError as error:
-        raise TransientError(f"no answer from docling-serve at {url}: {type(error).__name__}", code="P311") from None
