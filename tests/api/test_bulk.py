@@ -108,6 +108,8 @@ async def test_a_bulk_action_counts_first_and_does_exactly_what_was_confirmed(ap
     assert [one["id"] for one in (await api.json("/api/actions"))["items"]] == [begun.json()["id"]]
     assert [one["id"] for one in (await api.json("/api/runs"))["items"]] == [run.id]
     assert (await api.app.last()).id == run.id
+    itself = await api.json(f"/api/runs/{begun.json()['id']}")  # it can be looked at like any other run
+    assert (itself["state"], itself["progress"]["done"], itself["reviewable"]) == ("completed", 1, False)
 
 
 async def test_one_task_is_tried_again_and_one_that_is_over_is_not(api: Api, broken: None) -> None:

@@ -2,7 +2,7 @@
 import { useQuery } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
 import { Dialog } from "radix-ui";
-import { useDeferredValue, useId, useState } from "react";
+import { useId, useState } from "react";
 import { get } from "../api/client";
 import type { Page, RunSummary } from "../api/types";
 import { useWords, type Word } from "../words";
@@ -51,7 +51,7 @@ export function Search(): React.ReactNode {
   const [open, setOpen] = useState(false);
   const [text, setText] = useState("");
   const [at, setAt] = useState(0);
-  const hits = useHits(useDeferredValue(text), open);
+  const hits = useHits(text, open);
   useKeys("everywhere", [{ keys: "Mod+k", about: say("keys.search"), go: () => setOpen(true), typing: true }, { keys: "/", about: say("keys.search"), go: () => setOpen(true) }]);
 
   const go = (hit: Hit | undefined): void => {

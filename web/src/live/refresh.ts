@@ -1,6 +1,7 @@
 /** What a frame makes old: queries of its kind are asked again, at once and then at most four times a second each. */
 import type { QueryClient } from "@tanstack/react-query";
 import { useSyncExternalStore } from "react";
+import { isDeep } from "../api/cache";
 import { live, type Frame, type LiveState } from "./frames";
 
 const PAUSE_MS = 250;
@@ -27,7 +28,7 @@ export function keepFresh(client: QueryClient): () => void {
       setTimeout(() => {
         timers.delete(key);
         last.set(key, performance.now());
-        void client.invalidateQueries({ queryKey: [key] });
+        void client.invalidateQueries({ queryKey: [key], predicate: (query) => !isDeep(query) });
       }, wait),
     );
   }

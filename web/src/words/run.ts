@@ -31,7 +31,7 @@ export const runWords = {
     "Another run over the same inputs. What the model does not change is not done again; {run} stays as it is.",
     "对同样的输入再运行一次。与模型无关的部分不会重做；{run} 保持不变。",
   ],
-  "run.again.stage": ["for", "用于"],
+  "run.again.stage": ["Stage", "阶段"],
   "run.again.stages": ["all stages that use one", "所有用到模型的阶段"],
   "run.again.go": ["Start", "开始"],
   "run.bulk.retry": ["Retry all that match…", "重试所有匹配的…"],
