@@ -165,6 +165,7 @@ async def test_the_keys_are_listed_and_lead_to_the_screens(api: Api, open_page: 
     await page.keyboard.press("?")
     assert "Show the keys" in await page.get_by_role("dialog").inner_text()
     await page.keyboard.press("Escape")
+    await page.get_by_role("dialog").wait_for(state="hidden")
     await page.keyboard.press("Control+k")
     await page.keyboard.type("data")
     await page.keyboard.press("Enter")

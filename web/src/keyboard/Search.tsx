@@ -3,6 +3,7 @@ import { useQuery } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
 import { Dialog } from "radix-ui";
 import { useId, useState } from "react";
+import { flushSync } from "react-dom";
 import { get } from "../api/client";
 import type { Page, RunSummary } from "../api/types";
 import { useWords, type Word } from "../words";
@@ -52,7 +53,9 @@ export function Search(): React.ReactNode {
   const [text, setText] = useState("");
   const [at, setAt] = useState(0);
   const hits = useHits(text, open);
-  useKeys("everywhere", [{ keys: "Mod+k", about: say("keys.search"), go: () => setOpen(true), typing: true }, { keys: "/", about: say("keys.search"), go: () => setOpen(true) }]);
+  // At once, so that the letters that follow, however fast, are already typed into it.
+  const openNow = (): void => flushSync(() => setOpen(true));
+  useKeys("everywhere", [{ keys: "Mod+k", about: say("keys.search"), go: openNow, typing: true }, { keys: "/", about: say("keys.search"), go: openNow }]);
 
   const go = (hit: Hit | undefined): void => {
     if (!hit) return;
