@@ -61,8 +61,8 @@ class Soaked:
     async def perform(self, task: Task, *, alone: bool = False) -> Outcome:
         wish = json.loads(task.payload)
         if alone or wish["do"] in ("memory", "large"):
-            body = await self.children.call(WORK, task.payload, limits=CHILD, fresh=alone, path=[os.getcwd()])
-            return Outcome("ok", (wish, body))
+            told = await self.children.call(WORK, task.payload, limits=CHILD, fresh=alone, path=[os.getcwd()])
+            return Outcome("ok", (wish, json.loads(told)))  # as JSON text a NUL byte would be no poison any more
         match wish["do"]:
             case "segfault" | "loop":
                 self.pen.write("dies", how=wish["do"])
