@@ -6,14 +6,17 @@ import itertools
 import os
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
+from gristmill.app import App
 from gristmill.db import embedded
 from gristmill.db.database import open_pool
 from gristmill.db.migrate import migrate
+from tests.by_hand import Hand, hand_of
 
 # Hundreds of processes of ours are started: where nobody may keep what was compiled, each of them compiles everything.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -69,3 +72,17 @@ async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool[Any]]:
     opened = await open_pool(database_url, size=8)
     yield opened
     opened.terminate()
+
+
+@pytest.fixture
+async def app(database_url: str, tmp_path: Path) -> AsyncIterator[App]:
+    """An App on the test's database, without workers."""
+    async with App(database_url, home=tmp_path / "home", workers=0) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def hand(app: App) -> AsyncIterator[Hand]:
+    """A worker for that App, whichever `app` the test has, which works in the test's own loop."""
+    async with hand_of(app) as made:
+        yield made

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +46,6 @@ async def rate(example: Example) -> Rating:
 
 
 FLOW = Workflow("plain", [chunks, examples])
-
-
-@pytest.fixture
-async def app(database_url: str, tmp_path: Path) -> AsyncIterator[App]:
-    async with App(database_url, home=tmp_path / "home", workers=0) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def hand(app: App) -> AsyncIterator[Hand]:
-    async with hand_of(app) as made:
-        yield made
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from gristmill.operators import answer, ask
 from gristmill.operators.operator import Context, operator
 from gristmill.run import Run
 from gristmill.workflow import Workflow
-from tests.by_hand import Hand, hand_of
+from tests.by_hand import Hand
 from tests.llm.conftest import ScriptedServer, model_server, scripted_server
 
 __all__ = ["model_server", "scripted_server"]
@@ -59,12 +59,6 @@ async def app(
     )
     async with App(settings=settings) as opened:
         yield opened
-
-
-@pytest.fixture
-async def hand(app: App) -> AsyncIterator[Hand]:
-    async with hand_of(app) as made:
-        yield made
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from gristmill.errors import UsageError
 from gristmill.operators import read_examples
 from gristmill.operators.operator import Context, Derived, operator
 from gristmill.workflow import Workflow
-from tests.by_hand import Hand, hand_of
+from tests.by_hand import Hand
 
 
 @operator("d_document")
@@ -98,18 +97,6 @@ async def items(chunk: Chunk) -> Item:
 @operator("d_judge")
 async def judged(item: Item) -> Judgement:
     return Judgement(answer="B", score=0.5, passed=True, by="rule", model="m")
-
-
-@pytest.fixture
-async def app(database_url: str, tmp_path: Path) -> AsyncIterator[App]:
-    async with App(database_url, home=tmp_path / "home", workers=0) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def hand(app: App) -> AsyncIterator[Hand]:
-    async with hand_of(app) as made:
-        yield made
 
 
 @pytest.fixture

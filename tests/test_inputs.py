@@ -140,12 +140,6 @@ async def app(database_url: str, tmp_path: Path) -> AsyncIterator[App]:
         yield opened
 
 
-@pytest.fixture
-async def hand(app: App) -> AsyncIterator[Hand]:
-    async with hand_of(app) as made:
-        yield made
-
-
 async def kinds(app: App, kind: str) -> list[dict[str, Any]]:
     rows = await app.pool.fetch("select body from record where kind = $1 order by id", kind)
     return [json.loads(row["body"]) for row in rows]

@@ -20,7 +20,7 @@ from gristmill.engine.retry import DEFAULT
 from gristmill.errors import InputError, TransientError
 from gristmill.operators.operator import Context, Derived, operator
 from gristmill.workflow import Workflow
-from tests.by_hand import Hand, hand_of
+from tests.by_hand import Hand
 
 CALLS: list[str] = []
 
@@ -93,12 +93,6 @@ async def app(database_url: str, tmp_path: Path) -> AsyncIterator[App]:
     CALLS.clear()
     async with App(database_url, home=tmp_path / "home", workers=0) as opened:
         yield opened
-
-
-@pytest.fixture
-async def hand(app: App) -> AsyncIterator[Hand]:
-    async with hand_of(app) as made:
-        yield made
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from gristmill.operators import test_items as make_items
 from gristmill.testing import ScriptedModel
 from gristmill.workflow import Workflow
 from gristmill.workflow_files import find_workflow
-from tests.by_hand import Hand, hand_of
+from tests.by_hand import Hand
 from tests.llm.conftest import ScriptedServer, model_server, scripted_server
 
 __all__ = ["model_server", "scripted_server"]
@@ -51,12 +51,6 @@ async def app(
     )
     async with App(settings=settings) as opened:
         yield opened
-
-
-@pytest.fixture
-async def hand(app: App) -> AsyncIterator[Hand]:
-    async with hand_of(app) as made:
-        yield made
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,6 @@ from gristmill.engine.worker import Worker, WorkerSettings
 from gristmill.errors import InputError, TransientError, UsageError
 from gristmill.handlers import Handlers
 from tests.engine.conftest import until
-
-
-@pytest.fixture
-async def app(database_url: str, tmp_path: Path) -> AsyncIterator[App]:
-    async with App(database_url, home=tmp_path / "home", workers=0) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from gristmill.search import search
 from gristmill.stores import pgvector
 from gristmill.workflow import Workflow
 from gristmill.workflow_files import configured
-from tests.by_hand import Hand, hand_of
+from tests.by_hand import Hand
 from tests.llm.conftest import ScriptedServer, model_server, scripted_server
 
 __all__ = ["model_server", "scripted_server"]
@@ -47,18 +46,6 @@ async def passage(source: Source, ctx: Context) -> Chunk:
 
 def light(name: str = "light", model: str = "hashed", **options: str) -> Workflow:
     return Workflow(name, [passage, embed.using(model=model), index.using(**options).after("t_passage", "embed")])
-
-
-@pytest.fixture
-async def app(database_url: str, tmp_path: Path) -> AsyncIterator[App]:
-    async with App(database_url, home=tmp_path / "home", workers=0) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def hand(app: App) -> AsyncIterator[Hand]:
-    async with hand_of(app) as made:
-        yield made
 
 
 @pytest.fixture

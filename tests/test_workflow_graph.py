@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from gristmill.errors import UsageError, WorkflowError
 from gristmill.operators.operator import Context, StepSpec, operator
 from gristmill.workflow import Workflow
 from gristmill.workflow_files import find_workflow
-from tests.by_hand import Hand, hand_of
+from tests.by_hand import Hand
 
 
 class Word(BaseModel):
@@ -70,18 +69,6 @@ async def sort(word: Word) -> list[Note | Number]:
 @operator("g_add")
 async def add(number: Number) -> Number:
     return Number(value=number.value + 1)
-
-
-@pytest.fixture
-async def app(database_url: str, tmp_path: Path) -> AsyncIterator[App]:
-    async with App(database_url, home=tmp_path / "home", workers=0) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def hand(app: App) -> AsyncIterator[Hand]:
-    async with hand_of(app) as made:
-        yield made
 
 
 @pytest.fixture

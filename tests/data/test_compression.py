@@ -15,7 +15,7 @@ from gristmill.data.kinds import Chunk, Document, Source
 from gristmill.errors import Busy, EnvironmentProblem
 from gristmill.operators.operator import Context, operator
 from gristmill.workflow import Workflow
-from tests.by_hand import Hand, hand_of
+from tests.by_hand import Hand
 
 TEXT = b"a pump moves water uphill. " * 400
 
@@ -49,12 +49,6 @@ async def app(database_url: str, tmp_path: Path) -> AsyncIterator[App]:
     )
     async with App(settings=settings) as opened:
         yield opened
-
-
-@pytest.fixture
-async def hand(app: App) -> AsyncIterator[Hand]:
-    async with hand_of(app) as made:
-        yield made
 
 
 def files(blobs: Blobs) -> dict[str, int]:

@@ -17,7 +17,7 @@ import pytest
 from gristmill.app import App
 from gristmill.engine import events, history, queue, upkeep
 from gristmill.engine.history import Moved
-from tests.by_hand import Hand, hand_of
+from tests.by_hand import Hand
 from tests.engine.conftest import Enqueue
 from tests.test_app import FLOW
 
@@ -369,18 +369,6 @@ async def test_the_state_of_a_task_that_is_history_can_be_asked_for(pool: Any, o
     young = await ended(pool, bare_run, 1, 0)
     await walk(one)
     assert await history.states(pool, [*done, *gone, *young, 10**9]) == {done[0]: "completed", gone[0]: "cancelled"}
-
-
-@pytest.fixture
-async def app(database_url: str, tmp_path: Path) -> AsyncIterator[App]:
-    async with App(database_url, home=tmp_path / "home", workers=0) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def hand(app: App) -> AsyncIterator[Hand]:
-    async with hand_of(app) as made:
-        yield made
 
 
 async def test_readers_say_the_same_before_and_after_and_a_retry_finds_its_failures(

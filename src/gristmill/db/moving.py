@@ -60,8 +60,6 @@ async def move(
     async with _opened(source_url) as source, _opened(target_url) as target:
         await check_schema(source)
         await migrate(target)
-        await target.execute("set search_path = gristmill, public")
-        await _speak_plainly(target)
         identity, other = await source.fetchval(SQL["identity"]), await target.fetchval(SQL["identity"])
         if identity == other:
             raise DatabaseProblem("source and target are the same database", code="D134", safe="nothing was changed")
@@ -161,16 +159,14 @@ async def _ready(source: Connection, target: Connection, tables: Sequence[Table]
     last = await target.fetchrow(SQL["last"])
     if last is not None and last["direction"] == "from" and not last["ended"] and last["system"] == identity:
         return int(last["id"])
-    if last is not None and last["direction"] == "to" and last["system"] == identity:
-        await target.execute(f"truncate {', '.join(await _there(target, tables))}")
-    else:
-        for name in ("run", "record", "call", "worker", "task"):
-            if await target.fetchval(f"select exists (select from {name})"):  # noqa: S608 - names of our own
-                raise DatabaseProblem(
-                    "the target has data of its own", code="D132", safe="nothing was changed",
-                    hint="name an empty database; two projects can share a server, each in its own database",
-                )  # fmt: skip
-        await target.execute(f"truncate {', '.join(await _there(target, tables))}")
+    old_copy = last is not None and last["direction"] == "to" and last["system"] == identity
+    for name in () if old_copy else ("run", "record", "call", "worker", "task"):
+        if await target.fetchval(f"select exists (select from {name})"):  # noqa: S608 - names of our own
+            raise DatabaseProblem(
+                "the target has data of its own", code="D132", safe="nothing was changed",
+                hint="name an empty database; two projects can share a server, each in its own database",
+            )  # fmt: skip
+    await target.execute(f"truncate {', '.join(await _there(target, tables))}")
     return int(await target.fetchval(SQL["begin"], "from", place, identity))
 
 
