@@ -1,7 +1,9 @@
 /** Which run a screen is about; the latest one unless the address says otherwise. */
 import { useQuery } from "@tanstack/react-query";
+import { Link } from "@tanstack/react-router";
 import { runsQuery } from "../api/queries";
 import type { RunSummary } from "../api/types";
+import { Empty } from "./Section";
 import { useWords } from "../words";
 
 export function useChosenRun(wanted: number | undefined): { runs: readonly RunSummary[]; run: RunSummary | undefined; id: number | undefined; query: ReturnType<typeof useRuns> } {
@@ -29,5 +31,20 @@ export function RunChoice({ runs, id, choose }: { runs: readonly RunSummary[]; i
         ))}
       </select>
     </label>
+  );
+}
+
+/** What a screen about one run shows while there is none. */
+export function NoRun({ title, about }: { title: string; about: string }): React.ReactNode {
+  const say = useWords();
+  return (
+    <Empty title={title}>
+      <p>{about}</p>
+      <p>
+        <Link to="/start" className="button button-main">
+          {say("nav.start")}
+        </Link>
+      </p>
+    </Empty>
   );
 }

@@ -2,9 +2,8 @@
 import { Link, useNavigate, useSearch } from "@tanstack/react-router";
 import { useState } from "react";
 import { Ask } from "../../parts/Ask";
-import { RunChoice, useChosenRun } from "../../parts/RunChoice";
+import { NoRun, RunChoice, useChosenRun } from "../../parts/RunChoice";
 import { Same } from "../../parts/Same";
-import { Empty } from "../../parts/Section";
 import { useWords } from "../../words";
 import { useKeys } from "../../keyboard/keys";
 import { CoverageView } from "./CoverageView";
@@ -27,14 +26,7 @@ export function Data(): React.ReactNode {
     <Ask query={query} lines={14}>
       {() =>
         id === undefined ? (
-          <Empty title={say("data.empty.title")}>
-            <p>{say("data.empty.about")}</p>
-            <p>
-              <Link to="/start" className="button button-main">
-                {say("nav.start")}
-              </Link>
-            </p>
-          </Empty>
+          <NoRun title={say("data.empty.title")} about={say("data.empty.about")} />
         ) : (
           <>
             <div className="screen-title">

@@ -2,7 +2,7 @@
 import { Link, useNavigate, useSearch } from "@tanstack/react-router";
 import { useKeys } from "../../keyboard/keys";
 import { Ask } from "../../parts/Ask";
-import { RunChoice, useChosenRun } from "../../parts/RunChoice";
+import { NoRun, RunChoice, useChosenRun } from "../../parts/RunChoice";
 import { Same } from "../../parts/Same";
 import { Empty } from "../../parts/Section";
 import { Trouble } from "../../parts/Trouble";
@@ -76,14 +76,7 @@ export function Review(): React.ReactNode {
     <Ask query={query} lines={14}>
       {() =>
         id === undefined ? (
-          <Empty title={say("review.none.title")}>
-            <p>{say("review.none.about")}</p>
-            <p>
-              <Link to="/start" className="button button-main">
-                {say("nav.start")}
-              </Link>
-            </p>
-          </Empty>
+          <NoRun title={say("review.none.title")} about={say("review.none.about")} />
         ) : (
           <>
             <div className="screen-title">
