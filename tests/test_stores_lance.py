@@ -18,9 +18,9 @@ from gristmill.stores import lance
 from gristmill.stores.opening import folder_of, open_entries
 from gristmill.stores.vacuum import stores_of, vacuum, verify
 from tests.by_hand import Hand
-from tests.test_stores import app, find, folder, hand, indexed, light
+from tests.test_stores import find, folder, indexed, light
 
-__all__ = ["app", "folder", "hand"]
+__all__ = ["folder"]
 
 try:
     import lancedb

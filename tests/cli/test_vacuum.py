@@ -16,10 +16,10 @@ from gristmill.engine.lock_keys import lock_key
 from gristmill.engine.locks import acquire, holders
 from gristmill.errors import UsageError
 from tests.by_hand import Hand
-from tests.test_stores import app, folder, hand, indexed, light
+from tests.test_stores import folder, indexed, light
 from tests.test_stores_lance import needs_lancedb
 
-__all__ = ["app", "folder", "hand"]
+__all__ = ["folder"]
 
 
 @pytest.fixture(autouse=True)
