@@ -28,12 +28,21 @@ def at(url: str, database: str) -> str:
     return url.replace("/gristmill?", f"/{database}?")
 
 
+def own(name: str) -> str:
+    """A database's name that no other test process has, which may share the server."""
+    return f"{name}_{os.getpid()}"
+
+
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
 async def server_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """The embedded server, without fsync: killed processes are what these tests are about, not lost power."""
+    """The embedded server, without fsync: killed processes are what these tests are about, not lost power. Or the one
+    that GRISTMILL_TEST_SERVER names, as tests/own_postgres.py does."""
+    if given := os.environ.get("GRISTMILL_TEST_SERVER"):
+        yield given
+        return
     server = await embedded.open_server(tmp_path_factory.mktemp("server") / "home")
     connection = await asyncpg.connect(server.url)
     for setting in ("fsync = off",):
@@ -47,7 +56,7 @@ async def server_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
 @pytest.fixture(scope="session")
 async def template_database(server_url: str) -> str:
     """The name of a database with the newest schema, which every test's database is a copy of."""
-    name = "gristmill_template"
+    name = own("gristmill_template")
     connection = await asyncpg.connect(server_url)
     await connection.execute(f"create database {name}")
     await connection.close()
@@ -59,7 +68,7 @@ async def template_database(server_url: str) -> str:
 
 @pytest.fixture
 async def database_url(server_url: str, template_database: str) -> AsyncIterator[str]:
-    name = f"test_{next(_numbers)}"
+    name = own(f"test_{next(_numbers)}")
     connection = await asyncpg.connect(server_url)
     await connection.execute(f"create database {name} template {template_database}")
     yield at(server_url, name)

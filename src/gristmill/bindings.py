@@ -52,7 +52,13 @@ class ModelSource:
         self._pool = pool
         self.prices = Prices(settings.prices)
         self._ledger = Ledger(
-            pool, spool, worker=worker, prices=self.prices, project=settings.project, timezone=settings.budget.timezone
+            pool,
+            spool,
+            worker=worker,
+            prices=self.prices,
+            project=settings.project,
+            timezone=settings.budget.timezone,
+            keep_requests=settings.keep_requests,
         )
         self._budgets = Budgets(
             pool, self.prices, caps=settings.budget, project=settings.project, worker=self._ledger.worker

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from gristmill.data.compression import Compress
 from gristmill.engine.worker_spec import SpecName, WorkerSpec
 from gristmill.errors import ConfigurationError
-from gristmill.llm.model_settings import BindingName, ModelSettings
+from gristmill.llm.model_settings import REFERENCE, BindingName, ModelSettings
 from gristmill.llm.prices import Caps, Price
 from gristmill.llm.quota_settings import LimitSettings
 from gristmill.settings_files import SettingsFile, find_files, read_file
@@ -107,6 +107,9 @@ class Settings(BaseModel):
     allow_private_urls: bool = Field(
         False, description="whether inputs may be fetched from this machine and from private networks"
     )
+    keep_requests: bool = Field(
+        True, description="whether the ledger keeps what models were asked, beside what they answered"
+    )
     fetch_timeout: float = Field(60.0, gt=0, le=3600, description="how long fetching one URL may take, redirects too")
     packs: dict[str, dict[str, Any]] = Field({}, description="settings of packs of actions: `[packs.NAME]`")
     packs_from_database: bool = Field(
@@ -127,6 +130,10 @@ class Settings(BaseModel):
     compress: Compress = Field(Compress(), description="what is stored with zstd: `kinds` of records and `level`")
     api_host: str = Field("127.0.0.1", description="address on which the API and the page are served")
     api_port: int = Field(7373, ge=0, le=65535, description="its port; 0 takes a free one")
+    api_token: str | None = Field(
+        None, pattern=f"^({REFERENCE.pattern})$",
+        description="where a token of an admin is: `env:NAME`, `file:/path` or `secret:NAME`, never the token",
+    )  # fmt: skip
     api_hosts: tuple[str, ...] = Field((), description="names that the server is called by, besides its addresses")
     api_proxies: tuple[str, ...] = Field(
         (), description="networks of proxies whose X-Forwarded-User and -Role say who asks: `10.0.0.5/32`"

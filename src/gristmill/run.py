@@ -23,6 +23,7 @@ from gristmill.data.results import Results
 from gristmill.data.selection import Inputs
 from gristmill.db.database import RECONNECT, REPEAT, reconnecting, repeating, transaction
 from gristmill.db.statements import statements
+from gristmill.degraded import ask_again
 from gristmill.engine import events, items, queue, upkeep, workflow
 from gristmill.engine.events import Event
 from gristmill.errors import DatabaseProblem, UsageError
@@ -224,9 +225,12 @@ class Run:
         await queue.hint(self.app.pool, "cancel")
         return cancelled
 
-    async def retry(self, cause: str | None = None, *, item: str | None = None) -> int:
+    async def retry(self, cause: str | None = None, *, item: str | None = None, degraded: bool = False) -> int:
         """Looks at the inputs again and tries everything that failed once more (or what failed of one `cause`, in hex,
         as `failures` gives it). Returns how many tasks begin anew, new inputs not counted.
+
+        With `degraded` also what came to something that stands in for an answer: its stand-in, and what was made from
+        it, leave the run. Left alone is what somebody has decided about, and what has left the history.
 
         With `item` one failed or cancelled input begins anew, using all of it that was finished; returns how many
         inputs that are. Raises `UsageError` U315 for a run that was cancelled: it is over for good; U316 for an input
@@ -246,7 +250,11 @@ class Run:
         if item is not None:
             return released
         known = bytes.fromhex(cause) if cause else None
-        return await self._change(lambda connection: workflow.retry(connection, self.id, known))
+        again = await self._change(lambda connection: workflow.retry(connection, self.id, known))
+        if degraded:
+            again += await self._change(lambda connection: ask_again(connection, self.id))
+            await queue.hint(self.app.pool)
+        return again
 
     async def failures(self, limit: int = 1000) -> list[FailedPiece]:
         """What failed, with the reason of the last attempt."""

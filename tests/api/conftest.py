@@ -18,7 +18,7 @@ from gristmill.api.access import Access
 from gristmill.api.server import Server, serving
 from gristmill.app import App
 from gristmill.config import Settings
-from tests.conftest import at
+from tests.conftest import at, own
 
 _numbers = itertools.count(1)
 
@@ -62,7 +62,7 @@ async def shared(
     server_url: str, template_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Api]:
     """One server for the tests of a module that leave nothing behind which another one looks at."""
-    name = f"shared_{next(_numbers)}"
+    name = own(f"shared_{next(_numbers)}")
     connection = await asyncpg.connect(server_url)
     await connection.execute(f"create database {name} template {template_database}")
     async with open_api(at(server_url, name), tmp_path_factory.mktemp("shared")) as opened:

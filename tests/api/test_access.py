@@ -39,6 +39,31 @@ async def test_it_does_not_serve_elsewhere_before_there_is_a_token(api: Api) -> 
     await check_place(api.app, "0.0.0.0")
 
 
+async def test_the_token_of_the_settings_is_in_force_and_a_changed_one_ends_the_former(
+    api: Api, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    for wrong, why in ((None, "No such file"), ("", "is empty"), ("short", "less than 20")):
+        if wrong is not None:
+            file.write_text(wrong)
+        with pytest.raises(EnvironmentProblem, match=why) as refused:
+            await tokens.take_setting(api.app.pool, f"file:{file}")
+        assert refused.value.code == "E142"
+    file.write_text(f"{'a' * 40}\n")
+    for _ in range(2):
+        await tokens.take_setting(api.app.pool, f"file:{file}")
+    assert (await api.get("/api/audit", headers=bearer("a" * 40))).status_code == 200
+    file.write_text("b" * 40)
+    await tokens.take_setting(api.app.pool, f"file:{file}")
+    assert (await api.get(READ, headers=bearer("a" * 40))).status_code == 401
+    assert (await api.get(READ, headers=bearer("b" * 40))).status_code == 200
+    # One that a person has made may be the one of the settings from then on.
+    file.write_text(await tokens.add(api.app.pool, "anna", "viewer", by="test"))
+    await tokens.take_setting(api.app.pool, f"file:{file}")
+    assert (await api.get("/api/audit", headers=bearer(file.read_text()))).status_code == 200
+    assert [one["name"] for one in await tokens.listed(api.app.pool) if one["in_force"]] == ["api_token"]
+
+
 async def test_only_the_secret_of_a_token_in_force_is_let_in(api: Api) -> None:
     secret = await tokens.add(api.app.pool, "anna", "viewer", by="test")
     short = await tokens.add(api.app.pool, "bert", "viewer", by="test", seconds=0.001)

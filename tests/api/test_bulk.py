@@ -82,6 +82,8 @@ async def test_failures_are_grouped_by_cause_and_one_group_is_retried(api: Api, 
     assert "cannot make bad" in story["attempts"][-1]["message"]
     BROKEN["on"] = False
     cause = failures["causes"][0]
+    both = await api.post(f"/api/runs/{run.id}/retry", json={"cause": cause["cause"], "degraded": True})
+    assert (both.status_code, "goes with neither" in both.text) == (422, True)
     again = (await api.post(f"/api/runs/{run.id}/retry", json={"cause": cause["cause"]})).json()
     assert again["changed"] == cause["count"]
     assert again["run"]["state"] == "running"
@@ -189,7 +191,7 @@ async def test_the_coverage_map_shows_what_failed_what_waits_and_which_input_cam
     ]  # fmt: skip
     assert rows["c.txt"]["record"] is None
     assert "cannot take" in rows["c.txt"]["why"]
-    await api.post(f"/api/runs/{run.id}/retry", json={})
+    await api.post(f"/api/runs/{run.id}/retry", json={"degraded": True})
     fates = [cell["fate"] for row in (await api.json(f"/api/records/coverage?run={run.id}"))["items"]
              for cell in row["cells"]]  # fmt: skip
     assert sorted(fates) == ["accepted"] * 3 + ["waiting"] * 3

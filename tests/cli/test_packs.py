@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,26 @@ def test_a_pack_is_made_tried_checked_installed_used_shown_and_removed(folder: P
     (tmp := folder / ".gristmill/packs/index.json").write_text("{broken")
     assert packs("list", "--json").exit_code == 0
     assert tmp.exists()
+
+
+def test_the_doctor_names_packs_that_are_needed_and_cannot_be_used_here(folder: Path) -> None:
+    def told() -> list[dict[str, str]]:
+        return [one for one in json.loads(call("doctor", "--json").stdout)["findings"] if one["name"] == "packs"]
+
+    assert [(one["level"], one["text"]) for one in told()] == [("ok", "2 can be used here, none is missing")]
+    packs("new", "mine")
+    packs("install", "mine")
+    (folder / "flow.yaml").write_text(
+        "name: flow\nsteps: [parse, {mine.hello: {who: me}}, core.file_read, yours.mill]\n"
+    )
+    (folder / "broken.yaml").write_text("steps: [")
+    (folder / "gristmill.toml").write_text("[packs.ours]\nsieve = 3\n")
+    shutil.rmtree(next((folder / ".gristmill/packs").glob("mine-*")))
+    assert [(one["level"], one["text"].partition(":")[0]) for one in told()] == [
+        ("warn", 'the pack "mine" is installed, but not on this machine, named by flow.yaml'),
+        ("warn", 'the pack "ours" is not installed, named by [packs.ours]'),
+        ("warn", 'the pack "yours" is not installed, named by flow.yaml'),
+    ]
 
 
 def test_what_is_wrong_with_a_pack_is_listed_with_file_line_and_remedy(folder: Path) -> None:

@@ -75,7 +75,8 @@ class Mill:
         self.running = asyncio.create_task(self.supervisor.run())
 
     async def plan(self, *specs: str, most: int = 10, fresh: bool = False, enabled: bool = True) -> None:
-        wanted = [Wanted(name, "worker", name.rpartition("-")[0], int(name[-1]), {}, enabled) for name in specs]
+        parts = [(name, *name.rsplit("-", 1)) for name in specs]
+        wanted = [Wanted(name, "worker", spec, int(number), {}, enabled) for name, spec, number in parts]
         await plan(self.pool, self.hold, wanted, most, fresh=fresh)
 
     async def place(self, name: str) -> Place:
@@ -115,3 +116,14 @@ async def mill(pool: asyncpg.Pool[Any], tmp_path: Path) -> AsyncIterator[Mill]:
     made = Mill(pool, tmp_path)
     yield made
     await made.end()
+
+
+PARTS = ("sieve", "stone", "wheel", "hopper", "shaft", "door", "roof", "cellar", "scale", "lamp", "ladder", "bell")
+
+
+def make_documents(folder: Path, count: int) -> None:
+    """So many small documents, each good for one row of the model "extractive"; at most twelve."""
+    folder.mkdir()
+    for number, part in enumerate(PARTS[:count]):
+        text = f"A {part} is a part of the mill that holds {number + 3} {part} nails of brass.\n"
+        (folder / f"{number}.md").write_text(text)

@@ -68,17 +68,20 @@ async def _restarts(mill: Mill, wanted: int) -> bool:
 
 
 async def test_one_more_than_the_limit_is_refused_with_the_reason(mill: Mill) -> None:
-    await mill.begin(*(f"parse-{number}" for number in range(1, 4)), most=2)
-    refused = await mill.stands("parse-3", "stopped")
-    reason = "refused: the crew has its 2 workers (setting most_workers)"
-    await until(lambda: _cause(mill, "parse-3", reason))
+    names = [f"parse-{number}" for number in range(1, 12)]
+    await mill.begin(*names)  # at most ten, if nobody says otherwise
+    refused = await mill.stands("parse-11", "stopped")
+    reason = "refused: the crew has its 10 workers (setting most_workers)"
+    await until(lambda: _cause(mill, "parse-11", reason))
     assert await orders.order(mill.pool, "mill", "start", [refused.name], by="me") == [
-        orders.Told("parse-3", False, reason)
+        orders.Told("parse-11", False, reason)
     ]  # fmt: skip
-    assert not mill.begun("parse-3")
-    assert "parse-3 is not started: the crew is full" in mill.told
-    await mill.plan("parse-1", "parse-2", "parse-3", most=3)
-    await mill.stands("parse-3", "starting")
+    for name in names[:10]:
+        await mill.stands(name, "starting")
+    assert not mill.begun("parse-11")
+    assert "parse-11 is not started: the crew is full" in mill.told
+    await mill.plan(*names, most=11)
+    await mill.stands("parse-11", "starting")
 
 
 async def _cause(mill: Mill, name: str, cause: str) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -213,3 +215,31 @@ async def test_the_unit_for_systemd_starts_what_was_asked_for(home: Home) -> Non
         "17",
     )
     assert Path(lines["ExecStart"].split()[0]).exists()
+    if tool := shutil.which("systemd-analyze"):
+        (home.folder / "gristmill.service").write_text(out)
+        verify = [tool, "verify", home.folder / "gristmill.service"]
+        told = await asyncio.to_thread(subprocess.run, verify, capture_output=True, text=True, check=False)
+        assert (told.returncode, "gristmill" in told.stderr) == (0, False), told.stderr
+
+
+async def test_a_service_says_when_it_is_ready_and_why_its_api_is_not_served_to_everybody(
+    home: Home, pool: asyncpg.Pool[Any]
+) -> None:
+    (home.folder / "gristmill.toml").write_text('workers = 0\napi_host = "0.0.0.0"\napi_port = 0\n')
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(home.folder / "notify"))
+        systemd.settimeout(60)
+        crew = home.start("up", NOTIFY_SOCKET=str(home.folder / "notify"))
+        assert await asyncio.to_thread(systemd.recv, 100) == b"READY=1"
+        cause = await until(lambda: pool.fetchval("select cause from crew_place where name = 'api'"), 60)
+        assert "0.0.0.0 can be reached from elsewhere, and there is no token yet" in cause
+        assert cause.endswith("then: gristmill worker start api")
+        crew.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(systemd.recv, 100) == b"STOPPING=1"
+    assert (await ended(crew))[0] == 0
+    # With a token from the settings it needs no hand.
+    crew = home.start("up", GRISTMILL_API_TOKEN="env:MILL_TOKEN", MILL_TOKEN="a" * 40)
+    await until(lambda: pool.fetchval("select state = 'running' from crew_place where name = 'api'"), 60)
+    assert await pool.fetchval("select role from api_token where name = 'api_token'") == "admin"
+    crew.send_signal(signal.SIGTERM)
+    assert (await ended(crew))[0] == 0

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
+from gristmill.api.problems import answer
 from gristmill.app import App
 from gristmill.db.database import connect
 from gristmill.db.migrate import migrate
-from gristmill.db.moving import Moved, move
+from gristmill.db.moving import Moved, move, moved_away, stay
 from gristmill.errors import DatabaseProblem
-from tests.conftest import at
-from tests.scenarios.conftest import Home, make_home, model_server, scripted_server
+from tests.conftest import at, own
+from tests.engine.conftest import Enqueue, Processes, bare_run, enqueue, processes, until, watching
+from tests.scenarios.conftest import Home, descendants, make_home, model_server, scripted_server
 
-__all__ = ["make_home", "model_server", "scripted_server"]
+__all__ = ["bare_run", "enqueue", "make_home", "model_server", "processes", "scripted_server", "watching"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -29,9 +33,10 @@ ROOT = Path(__file__).parents[2]
 async def elsewhere(server_url: str) -> AsyncIterator[str]:
     """An empty database, as a server of one's own has it."""
     connection = await asyncpg.connect(server_url)
-    await connection.execute("create database elsewhere")
-    yield at(server_url, "elsewhere")
-    await connection.execute("drop database elsewhere with (force)")
+    name = own("elsewhere")
+    await connection.execute(f"create database {name}")
+    yield at(server_url, name)
+    await connection.execute(f"drop database {name} with (force)")
     await connection.close()
 
 
@@ -68,6 +73,7 @@ async def counted(connection: asyncpg.Connection[Any]) -> dict[str, int]:
 
 async def test_everything_arrives_and_the_old_database_says_where_it_is(database_url: str, elsewhere: str) -> None:
     before = await filled(database_url)
+    long_open = await connect(database_url)  # an API that was left running, or a program of one's own
     told: list[Moved] = []
     await move(database_url, elsewhere, chunk=700, told=told.append)
     assert {one.table: one.copied for one in told if one.table in before} == before
@@ -83,17 +89,32 @@ async def test_everything_arrives_and_the_old_database_says_where_it_is(database
         async with App(database_url, workers=0):
             pass
     assert old.value.code == "D135"
+    with pytest.raises(asyncpg.PostgresError) as late:
+        await long_open.execute("insert into api_token (name, hash, role) values ('late', '', 'admin')")
+    refused = moved_away(late.value)
+    assert refused is not None
+    assert (refused.code, refused.message[:27]) == ("D135", "this database has moved to ")
+    assert json.loads(bytes(answer(late.value).body))["code"] == "D135"  # of the API
+    assert await long_open.fetchval("select count(*) from run") == 1
+    assert await stay(database_url)
+    await long_open.execute("update run set name = 'written'")
+    await long_open.close()
     async with App(elsewhere, workers=0) as app:
         assert await app.pool.fetchval("select count(*) from run") == 1
 
 
 async def test_it_comes_back_with_what_was_added_meanwhile(database_url: str, elsewhere: str) -> None:
     await filled(database_url, 500)
+    long_open = await connect(database_url)
     await move(database_url, elsewhere)
     other = await connect(elsewhere)
     await other.execute("update record set body = 'changed' where id = 7; delete from record where id = 8")
-    await other.close()
     await move(elsewhere, database_url)
+    with pytest.raises(asyncpg.PostgresError, match="this database has moved to"):
+        await other.execute("delete from record")
+    await other.close()
+    await long_open.execute("update run set name = 'written'")
+    await long_open.close()
     here = await connect(database_url)
     assert await here.fetchval("select body from record where id = 7") == "changed"
     assert await here.fetchval("select count(*) from record") == 499
@@ -136,7 +157,15 @@ async def test_a_copy_that_differs_is_made_again(database_url: str, elsewhere: s
     await move(database_url, elsewhere)
     target = await connect(elsewhere)
     await target.execute("update move set ended_at = null")  # as if it had been broken off at the very end
-    await connection.execute("delete from move; update record set body = 'newer' where id = 3")
+    for url, code in ((database_url, "D135"), (elsewhere, "D136")):  # then nobody may use either
+        with pytest.raises(DatabaseProblem) as closed:
+            async with App(url, workers=0):
+                pass
+        assert closed.value.code == code
+    await move(database_url, elsewhere)
+    assert await stay(database_url)
+    await target.execute("update move set ended_at = null")
+    await connection.execute("update record set body = 'newer' where id = 3")
     done = {one.table: one for one in await move(database_url, elsewhere)}
     assert (done["record"].copied, done["step"].copied) == (100, 0)
     assert await target.fetchval("select body from record where id = 3") == "newer"
@@ -173,6 +202,43 @@ async def test_nothing_moves_from_under_a_worker_or_over_somebody_s_data(
     assert refused.value.safe == "nothing was changed"
     async with App(database_url, workers=0):
         pass
+    await target.close()
+
+
+@pytest.mark.thorough
+async def test_a_worker_that_slept_through_a_move_ends_and_writes_nothing_into_the_old_copy(
+    database_url: str, elsewhere: str, enqueue: Enqueue, processes: Processes, tmp_path: Path,
+    watching: Callable[..., Awaitable[Any]],
+) -> None:  # fmt: skip
+    target = await connect(elsewhere)
+    await migrate(target)
+    await target.execute("create table done (task_id bigint primary key, fence bigint, worker integer)")
+    (task,) = await enqueue({"do": "sleep", "seconds": 0.5})
+    sleeper = processes.start(lease=3.0)
+    await watching("select state = 'running' from task where id = $1", task)
+    tree = descendants(sleeper.pid)
+    for pid in tree:
+        os.kill(pid, signal.SIGSTOP)
+    await watching("select lease_until < clock_timestamp() from worker")
+    await move(database_url, elsewhere)
+    for pid in tree:
+        os.kill(pid, signal.SIGCONT)
+
+    async def ended() -> bool:
+        return sleeper.poll() is not None
+
+    await until(ended)
+    assert "this database has moved to" in processes.text()
+    assert await watching("select state = 'running' from task where id = $1", task)
+    assert await watching("select not exists (select from done)")
+    there = Processes(elsewhere, tmp_path / "there.log")
+    there.start(lease=3.0)
+
+    async def done() -> bool:
+        return bool(await target.fetchval("select state = 'completed' and attempt = 2 from task where id = $1", task))
+
+    await until(done, 60)
+    there.end()
     await target.close()
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from tests.conftest import at
+from tests.conftest import at, own
 from tests.engine.interleaved_acts import ACTS, NEITHER, TIDYING
 from tests.engine.interleaving import Act, Sight, Stage, Stepped
 from tests.engine.mutants import Mutant, sown
@@ -16,7 +16,7 @@ from tests.engine.mutants import Mutant, sown
 @pytest.fixture(scope="module")
 async def stage(server_url: str, template_database: str) -> AsyncIterator[Stage]:
     """One database for all meetings of this file."""
-    name = "meetings"
+    name = own("meetings")
     connection = await asyncpg.connect(server_url)
     await connection.execute(f"create database {name} template {template_database}")
     built = await Stage.build(at(server_url, name))

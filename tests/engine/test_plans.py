@@ -12,7 +12,7 @@ from gristmill.db.database import SESSION
 from gristmill.db.statements import statements
 from gristmill.engine import events, history, items, queue, upkeep, workflow
 from gristmill.engine.queue import Claimer, Failure, NewTask
-from tests.conftest import at
+from tests.conftest import at, own
 from tests.engine.conftest import Enqueue, Processes, register
 from tests.engine.plans import Seen, Watched, watched
 
@@ -206,11 +206,12 @@ async def story(watch: Watched) -> AsyncIterator[tuple[str, int, list[Seen]]]:
 async def million(server_url: str, template_database: str) -> AsyncIterator[str]:
     """The URL of a database with what `fill` makes."""
     connection = await asyncpg.connect(server_url)
-    await connection.execute(f"create database million template {template_database}")
-    url = at(server_url, "million")
+    name = own("million")
+    await connection.execute(f"create database {name} template {template_database}")
+    url = at(server_url, name)
     await fill(url)
     yield url
-    await connection.execute("drop database million with (force)")
+    await connection.execute(f"drop database {name} with (force)")
     await connection.close()
 
 

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from gristmill.db.database import RECONNECT, REPEAT
+from gristmill.db.moving import moved_away
 from gristmill.errors import (
     BudgetSpent,
     EnvironmentProblem,
@@ -120,6 +121,8 @@ def answer(error: Exception) -> JSONResponse:
         )  # fmt: skip
     if isinstance(error, ClientDisconnect):  # nobody hears this
         return problem(400, "A400", "the connection ended in the middle of the body", safe="nothing was kept")
+    if moved := moved_away(error):
+        return answer(moved)
     if isinstance(error, asyncpg.DataError):
         return problem(
             422, "A422", "a value cannot be stored or looked for: it is out of range, or has a character that is none",

@@ -15,6 +15,7 @@ import uvicorn
 
 from gristmill.api.access import SQL, is_loopback
 from gristmill.api.application import asgi
+from gristmill.api.tokens import take_setting
 from gristmill.app import App
 from gristmill.db.database import RECONNECT
 from gristmill.errors import DatabaseProblem, EnvironmentProblem
@@ -60,11 +61,13 @@ class Server(uvicorn.Server):
 
 
 async def check_place(app: App, host: str) -> None:
-    """Raises `EnvironmentProblem` E141 for an address that others can reach, while nothing guards the API."""
+    """Raises `EnvironmentProblem` E141 for an address that others can reach, while nothing guards the API; E142 when
+    the token of the settings is not there."""
+    await take_setting(app.pool, app.settings.api_token)
     if not is_loopback(host) and not await app.pool.fetchval(SQL["guarded"]):
         raise EnvironmentProblem(
             f"{host} can be reached from elsewhere, and there is no token yet", code="E141", safe="nothing was opened",
-            hint="gristmill token add NAME --role admin; or serve on 127.0.0.1, which needs none",
+            hint="gristmill token add NAME --role admin, or setting api_token; or serve on 127.0.0.1, which needs none",
         )  # fmt: skip
 
 
@@ -95,7 +98,7 @@ async def serve(
     """Serves the API and the page until SIGTERM or Ctrl-C; `app` is open. Host and port: else the settings'.
 
     `on_ready` hears where, when requests are taken. Raises `EnvironmentProblem` E140 (cannot listen there), E141
-    (others could reach it, and there is no token).
+    (others could reach it, and there is no token), E142 (the token of the settings is not there).
     """
     host = host if host is not None else app.settings.api_host
     port = port if port is not None else app.settings.api_port

@@ -9,8 +9,11 @@ import asyncpg
 
 from gristmill.api.access import ROLES, SQL, hashed
 from gristmill.db.database import transaction
-from gristmill.errors import UsageError
+from gristmill.errors import EnvironmentProblem, ModelSetupError, UsageError
+from gristmill.llm.model_settings import read_key
 
+OF_SETTINGS = "api_token"  # the name of the token that the setting of that name refers to
+SHORTEST = 20  # characters of such a token
 PREFIX = "gm_"  # so that scanners of secrets find one that was left lying about
 
 
@@ -34,6 +37,35 @@ async def add(pool: asyncpg.Pool[Any], name: str, role: str, *, by: str, seconds
                 hint=f"a new secret for it: gristmill token rotate {name}",
             )  # fmt: skip
     return secret
+
+
+async def take_setting(pool: asyncpg.Pool[Any], reference: str | None) -> None:
+    """Makes the secret that the setting `api_token` refers to a token of an admin, called "api_token".
+
+    Whatever had that name before ends at once, with its sessions. Raises `EnvironmentProblem` E142 when the secret is
+    not there or too short.
+    """
+    if reference is None:
+        return
+    try:
+        secret = read_key(reference)
+    except ModelSetupError as error:
+        raise _no_secret(reference, error.message) from error
+    if secret is None or len(secret) < SHORTEST:
+        why = "is not set" if secret is None else f"has less than {SHORTEST} characters"
+        raise _no_secret(reference, f"{reference.partition(':')[2]} {why}")
+    async with transaction(pool) as connection:
+        await connection.execute(SQL["lock_tokens"])
+        if not await connection.fetchval(SQL["is_token"], OF_SETTINGS, hashed(secret)):
+            await connection.execute(SQL["revoke_tokens"], OF_SETTINGS)
+            await connection.execute(SQL["set_token"], OF_SETTINGS, "admin", hashed(secret), "settings")
+
+
+def _no_secret(reference: str, why: str) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"setting api_token = {reference!r}: {why}", code="E142", safe="nothing was opened",
+        hint="put a long random text there: openssl rand -hex 24",
+    )  # fmt: skip
 
 
 async def rotate(pool: asyncpg.Pool[Any], name: str, *, by: str, keep: float) -> tuple[str, str]:

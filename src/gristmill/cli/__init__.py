@@ -144,6 +144,10 @@ def _environment_problem(error: Exception) -> EnvironmentProblem | None:
     """What the database or the machine refused in the middle of a command; None for anything else: that is a bug."""
     import asyncpg
 
+    from gristmill.db.moving import moved_away
+
+    if moved := moved_away(error):
+        return moved
     safe = "what was finished is kept; the same command goes on"
     if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         what = f"the database did not do what it was asked: {type(error).__name__}: {error}"

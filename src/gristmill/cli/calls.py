@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sys
@@ -76,7 +77,7 @@ async def _list(
 @options.home
 @options.as_json
 def show(key: str, home: Path | None, as_json: bool) -> None:
-    """Shows one call with its answer as it was received. KEY is the beginning of its key."""
+    """Shows one call: what was asked, and the answer as it was received. KEY is the beginning of its key."""
     options.call(_show(home, key, as_json))
 
 
@@ -86,14 +87,28 @@ async def _show(home: Path | None, key: str, as_json: bool) -> int:
     async with options.open_app(home, workers=0) as app:
         one = await calls.find(app.pool, key)
     body, whose = (one.pop("response") or b"").decode("utf-8", "replace"), one.pop("whose")
+    asked = one.pop("request")
     if as_json:
-        print_json("call", **_document(one), whose=whose, response=body)
+        print_json("call", **_document(one), whose=whose, request=asked, response=body)
         return 0
     for name, value in {**_document(one), **(whose or {})}.items():
         if value not in (None, ""):
             click.echo(f"{name:<17} {value}")
-    click.echo(f"\n{body}")
+    for line in _asked(asked) if asked else ["", "What was asked was not kept."]:
+        click.echo(line)
+    click.echo(f"\n--- answer\n{body}")
     return 0
+
+
+def _asked(request: Mapping[str, Any]) -> list[str]:
+    """What a model was asked, as lines."""
+    shown = {name: request[name] for name in ("parameters", "schema") if request[name]}
+    lines = ["", *(f"--- {name}\n{json.dumps(value, ensure_ascii=False)}" for name, value in shown.items())]
+    for message in request["messages"]:
+        lines.append(f"--- {message['role']}")
+        lines += [one["text"] if "text" in one else f"({one['media_type']}, sha256 {one['picture']})"
+                  for one in message["parts"]]  # fmt: skip
+    return [*lines, "(some of it was too long and is cut)"] if request["cut"] else lines
 
 
 @command.command()
@@ -143,7 +158,7 @@ async def _cost(home: Path | None, by: str, run: str | None, since: str | None, 
 def export(file: Path, run: str | None, model: str | None, since: str | None, home: Path | None, as_json: bool) -> None:
     """Writes answered calls to FILE, one JSON object a line ("-" is standard output): a backup, or for another project.
 
-    They hold the answers, so keep them as you keep your data. Keys of providers are never in them.
+    They hold what was asked and the answers, so keep them as you keep your data. Keys of providers are never in them.
     """
     options.call(_export(home, file, run, model, since, as_json))
 
@@ -206,15 +221,22 @@ async def _import(home: Path | None, file: Path, as_json: bool) -> int:
 @command.command()
 @click.option("--older-than", required=True, metavar="TIME", help="90d, 12h, or a date: what is older goes.")
 @click.option("--unusable", is_flag=True, help="Only answers that were of no use.")
+@click.option("--requests", is_flag=True, help="Only what was asked; the answers stay.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @options.home
 @options.as_json
-def prune(older_than: str, unusable: bool, dry_run: bool, home: Path | None, as_json: bool) -> None:
-    """Removes old answers. Never what a run that has not ended may ask for again."""
-    options.call(_prune(home, older_than, unusable, dry_run, as_json))
+def prune(
+    older_than: str, unusable: bool, requests: bool, dry_run: bool, home: Path | None, as_json: bool
+) -> None:  # fmt: skip
+    """Removes old calls. Never what a run that has not ended may ask for again."""
+    if unusable and requests:
+        raise UsageError("--unusable and --requests do not go together", code="U362", hint="one after the other")
+    options.call(_prune(home, older_than, unusable, requests, dry_run, as_json))
 
 
-async def _prune(home: Path | None, older_than: str, unusable: bool, dry_run: bool, as_json: bool) -> int:
+async def _prune(
+    home: Path | None, older_than: str, unusable: bool, requests: bool, dry_run: bool, as_json: bool
+) -> int:
     from gristmill.llm import calls
 
     older = when(older_than)
@@ -224,15 +246,19 @@ async def _prune(home: Path | None, older_than: str, unusable: bool, dry_run: bo
         }
         before = await moment(app, older)
         assert before is not None  # noqa: S101 - the option is required
-        done = await calls.prune(app.pool, before, unusable=unusable, dry_run=dry_run, models=names)
+        if requests:
+            done = await calls.forget_requests(app.pool, before, dry_run=dry_run)
+        else:
+            done = await calls.prune(app.pool, before, unusable=unusable, dry_run=dry_run, models=names)
     if as_json:
         print_json(
             "calls.prune", calls=done.calls, bytes=done.bytes, spared=done.spared, because=done.because,
             removed=done.removed, dry_run=dry_run,
         )  # fmt: skip
         return 0
-    what = f"{done.calls:,} calls would go" if dry_run else f"{done.removed:,} calls removed"
-    click.echo(f"{what} ({done.bytes / 1e6:,.1f} MB of answers)")
+    named = "requests" if requests else "calls"
+    what = f"{done.calls:,} {named} would go" if dry_run else f"{done.removed:,} {named} removed"
+    click.echo(f"{what} ({done.bytes / 1e6:,.1f} MB of {'requests' if requests else 'answers'})")
     if done.spared:
         click.echo(f"{done.spared:,} older ones stay: {', '.join(done.because)} may need them")
     return 0

@@ -34,7 +34,7 @@ class Finding:
 @options.home
 @options.as_json
 def command(model: tuple[str, ...], show_config: bool, home: Path | None, as_json: bool) -> None:
-    """Checks Python, settings, disk, database and models. Exit code 3 when something fails."""
+    """Checks Python, settings, disk, database, packs and models. Exit code 3 when something fails."""
     if show_config:
         _config(home, as_json)
     else:
@@ -91,6 +91,7 @@ async def _doctor(home: Path | None, models: tuple[str, ...], as_json: bool) -> 
 
 
 async def _look(home: Path | None, models: tuple[str, ...]) -> list[Finding]:
+    from gristmill.cli.doctor_packs import look_at_packs
     from gristmill.config import load_settings
     from gristmill.crew.places import places
     from gristmill.db.database import pooled
@@ -128,6 +129,7 @@ async def _look(home: Path | None, models: tuple[str, ...]) -> list[Finding]:
             Finding("warn", "crew", f"{one.name} is blacklisted: {one.cause}", f"gristmill worker reset {one.name}")
             for one in await places(app.pool) if one.blacklisted
         ]  # fmt: skip
+        found += await look_at_packs(app, Path.cwd())
         key = "set" if os.environ.get("OPENAI_API_KEY") else "not set (the model extractive needs none)"
         found.append(Finding("ok", "key", f"OPENAI_API_KEY is {key}"))
         found += [await _ask(app, spec) for spec in models]

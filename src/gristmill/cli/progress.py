@@ -144,3 +144,10 @@ def told_step(step: StepProgress) -> str:
     """What a step has done: "12 extract (1 empty, 2 degraded)"."""
     besides = ", ".join(f"{n:,} {what}" for n, what in ((step.empty, "empty"), (step.degraded, "degraded")) if n)
     return f"{step.completed:,} {step.name}" + (f" ({besides})" if besides else "")
+
+
+def say_degraded(progress: Progress) -> None:
+    """What to do about pieces for which something stands in, if there are any."""
+    if pieces := sum(step.degraded for step in progress.steps):
+        again = f"gristmill retry --degraded {progress.name}"
+        say(f"  {pieces:,} degraded: something stands in for an answer; ask again: {again}")

@@ -14,6 +14,7 @@ from gristmill.cli.options import print_json, say
 @click.argument("run", required=False)
 @click.option("--cause", help="Only failures of this cause (the first digits are enough; `why` lists them).")
 @click.option("--item", metavar="NAME", help="Only this input: it begins anew, and uses all of it that was finished.")
+@click.option("--degraded", is_flag=True, help="Also what came to something that stands in for an answer.")
 @click.option(
     "--workers", type=click.IntRange(0, 10), help="Worker processes (default: 2); 0: those of gristmill up do it."
 )
@@ -23,16 +24,18 @@ from gristmill.cli.options import print_json, say
 @options.home
 @options.as_json
 def command(
-    run: str | None, cause: str | None, item: str | None, workers: int | None, out: Path | None,
+    run: str | None, cause: str | None, item: str | None, degraded: bool, workers: int | None, out: Path | None,
     format_: str | None, quiet: bool, home: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Tries everything in RUN (default: the last one) that failed once more; inputs are looked at again."""
-    options.call(_retry(home, run, cause, item, workers, out, format_, quiet or as_json, as_json))
+    if degraded and (cause or item):
+        raise click.UsageError("--degraded is about the whole run: leave out --cause and --item")
+    options.call(_retry(home, run, cause, item, degraded, workers, out, format_, quiet or as_json, as_json))
 
 
 async def _retry(
-    home: Path | None, name: str | None, cause: str | None, item: str | None, workers: int | None, out: Path | None,
-    format_: str | None, quiet: bool, as_json: bool,
+    home: Path | None, name: str | None, cause: str | None, item: str | None, degraded: bool, workers: int | None,
+    out: Path | None, format_: str | None, quiet: bool, as_json: bool,
 ) -> int:  # fmt: skip
     from gristmill.cli.run import finish, interruptible
     from gristmill.errors import UsageError
@@ -50,9 +53,10 @@ async def _retry(
                     hint=f"gristmill why {run.name}",
                 )  # fmt: skip
             full = found[0]
-        again = await run.retry(full, item=item)
+        again = await run.retry(full, item=item, degraded=degraded)
         if not as_json:
-            say(f"{again} {'inputs' if item else 'failed pieces'} of {run.name} begin anew")
+            pieces = "inputs" if item else "failed and degraded pieces" if degraded else "failed pieces"
+            say(f"{again} {pieces} of {run.name} begin anew")
         if (await run.progress()).state == "paused":
             if as_json:
                 print_json("run", run=run.name, state="paused", again=again)

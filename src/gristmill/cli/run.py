@@ -239,7 +239,7 @@ async def finish(
 
 async def _without_rows(run: Run, progress: Progress, as_json: bool) -> int:
     """The end of a run that makes no dataset: a search index, or annotations."""
-    from gristmill.cli.progress import told_step
+    from gristmill.cli.progress import say_degraded, told_step
     from gristmill.cli.why import failure_json, show_failures
     from gristmill.operators.annotation_labels import label_sets
 
@@ -256,6 +256,7 @@ async def _without_rows(run: Run, progress: Progress, as_json: bool) -> int:
         annotating = label_sets(run.workflow.steps, run.workflow.edges)
         if any(step.completed for step in progress.steps if step.name in annotating):
             say(f"what was said: gristmill annotators {run.name}; for people: gristmill review next {run.name}")
+        say_degraded(progress)
         if failures:
             show_failures(run.name, failures)
         click.echo(run.name)
@@ -292,7 +293,7 @@ async def _interrupted(run: Run, as_json: bool) -> int:
 
 
 async def _report(run: Run, progress: Progress, manifest: Any, failures: list[Any], nothing_to_do: bool) -> None:
-    from gristmill.cli.progress import duration, told_step
+    from gristmill.cli.progress import duration, say_degraded, told_step
     from gristmill.cli.why import show_failures
 
     if nothing_to_do:
@@ -300,6 +301,7 @@ async def _report(run: Run, progress: Progress, manifest: Any, failures: list[An
     else:
         say(f"\n{progress.state} in {duration(progress.seconds)}: {run.name}")
     say("  " + ", ".join(map(told_step, progress.steps)) + f"; {manifest.rows:,} rows in the dataset")
+    say_degraded(progress)
     usage = await run.app.models.usage(run.id)
     if usage["calls"] or usage["from_ledger"]:
         say(

@@ -85,6 +85,7 @@ async def _up(home: Path | None, load: tuple[str, ...], *, api: bool, as_json: b
 
         def on_signal() -> None:
             signals.append(1)
+            notify("STOPPING=1")
             if len(signals) > 2:
                 for watched in supervisor.watched.values():
                     watched.process.kill()
@@ -98,7 +99,6 @@ async def _up(home: Path | None, load: tuple[str, ...], *, api: bool, as_json: b
             print_json("up", crew=hold.crew, pid=os.getpid(), home=str(settings.home))
         log.info("crew %s is up", hold.crew)
         await supervisor.run()
-        notify("STOPPING=1")
         log.info("crew %s is down; nothing is lost, gristmill up goes on", hold.crew)
     return 0
 
@@ -143,6 +143,7 @@ async def _take(app: App, crew: str) -> Hold:
 
 
 def _orders(app: App, following: Any, load: tuple[str, ...]) -> Orders:
+    from gristmill.api.server import check_place
     from gristmill.crew.supervisor import Orders
     from gristmill.errors import GristmillError
 
@@ -163,6 +164,11 @@ def _orders(app: App, following: Any, load: tuple[str, ...]) -> Orders:
         return {HANDED_ON: mine.model_dump_json(exclude={"workers", "crew"}), **named}
 
     async def ready(place: Place) -> str | None:
+        if place.kind == "api":
+            try:
+                await check_place(app, following.settings.api_host)
+            except GristmillError as error:
+                return f"refused: {error.message} ({error.hint}); then: gristmill worker start api"
         for spec in place.settings.get("models", ()):
             try:
                 await app.models.open(spec)

@@ -19,6 +19,8 @@ UNIT = """\
 Description=Gristmill: supervisor, workers and API
 After=network-online.target postgresql.service
 Wants=network-online.target
+# Never given up: a database that is away for an hour is no reason to stay down.
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
@@ -27,7 +29,8 @@ ExecStart={command}
 WorkingDirectory={folder}
 User={user}
 EnvironmentFile=-/etc/gristmill/keys.env
-Restart=always
+# An end in order, as by gristmill down, is one.
+Restart=on-failure
 RestartSec=1
 # Only the supervisor is signalled: it ends its workers in order. When it dies they go on; the next one adopts them.
 KillMode=process
@@ -47,7 +50,8 @@ def unit(settings: Settings, more: Sequence[str], folder: Path) -> str:
 
     command = [sys.executable, "-m", "gristmill", "up", "--home", str(settings.home), *more]
     return UNIT.format(
-        command=" ".join(shlex.quote(part).replace("%", "%%") for part in command), folder=folder,
+        command=" ".join(shlex.quote(part).replace("%", "%%") for part in command),
+        folder=str(folder).replace("%", "%%"),
         user=getpass.getuser(), stop=round(settings.shutdown + 15),
     )  # fmt: skip
 

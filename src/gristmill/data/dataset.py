@@ -10,7 +10,17 @@ from typing import Any
 import asyncpg
 from pydantic import BaseModel
 
-from gristmill.data.kinds import Chunk, Conversation, Duplicate, Evaluation, Example, Judgement, Rejection, Source
+from gristmill.data.kinds import (
+    Chunk,
+    Conversation,
+    Document,
+    Duplicate,
+    Evaluation,
+    Example,
+    Judgement,
+    Rejection,
+    Source,
+)
 from gristmill.data.kinds import TestItem as Item
 from gristmill.data.records import SQL
 from gristmill.data.rows import Row
@@ -33,12 +43,14 @@ class Steps:
 
     @classmethod
     def of(cls, output_types: Sequence[Sequence[type[BaseModel]]]) -> Steps:
-        """From what each step makes."""
+        """From what each step makes. Nothing comes of a document that a step keeps back, so its mark has nothing to hide;
+        and rows that another document shares with it must stay."""
 
         def places(wanted: Sequence[type[BaseModel]]) -> tuple[int, ...]:
             return tuple(at for at, types in enumerate(output_types) if set(types) & set(wanted))
 
-        return cls(places(MAKING), places(MARKING), places(SCORING))
+        marking = tuple(at for at in places(MARKING) if Document not in output_types[at])
+        return cls(places(MAKING), marking, places(SCORING))
 
 
 async def rows_of_run(

@@ -13,6 +13,7 @@ import asyncpg
 from gristmill.db.database import LONG, SCHEMA
 from gristmill.errors import DatabaseProblem
 
+_EARLY = "-- expand early\n"
 _LOCK = 0x6772_6973  # "gris": only one process migrates at a time
 
 
@@ -28,13 +29,18 @@ class Migration:
 
     @property
     def expands(self) -> bool:
-        """Whether its first line is `-- expand`: it only adds, and the release before goes on with it."""
-        return self.text.startswith("-- expand\n")
+        """Whether its first line begins with `-- expand`: it only adds, and the release before goes on with it."""
+        return self.text.startswith(("-- expand\n", _EARLY))
+
+    @property
+    def early(self) -> bool:
+        """Whether its first line is `-- expand early`: the release that brings it works without it, too."""
+        return self.text.startswith(_EARLY)
 
 
 @cache
 def migrations() -> tuple[Migration, ...]:
-    """All migrations in order; the numbers start at 1 and have no gaps."""
+    """All migrations in order. A number that was never used is left out."""
     folder = resources.files("gristmill.db").joinpath("migrations")
     found = []
     for entry in sorted(folder.iterdir(), key=lambda file: file.name):
@@ -66,11 +72,21 @@ async def migrate(connection: asyncpg.Connection[Any]) -> list[Migration]:
             f"the server is PostgreSQL {connection.get_server_version().major}", code="D122",
             hint="Gristmill needs PostgreSQL 14 or newer", safe="nothing was changed",
         )  # fmt: skip
-    applied: list[Migration] = []
     known = await _known(connection)
     if {migration.version: migration.checksum for migration in migrations()}.items() <= known.items():
         await check_schema(connection)
-        return applied  # without a lock and without a write: what every process finds that starts later
+        return []  # without a lock and without a write: what every process finds that starts later
+    try:
+        return await _apply(connection)
+    except asyncpg.InsufficientPrivilegeError:
+        if not known:
+            raise
+        await check_schema(connection)  # the owner has yet to migrate
+        return []
+
+
+async def _apply(connection: asyncpg.Connection[Any]) -> list[Migration]:
+    applied: list[Migration] = []
     async with connection.transaction():
         # Another process may be at a long migration, and so may we.
         await connection.execute("set local lock_timeout = 0; set local statement_timeout = 0")
@@ -117,14 +133,15 @@ async def _known(connection: asyncpg.Connection[Any]) -> dict[int, str]:
 async def check_schema(connection: asyncpg.Connection[Any] | asyncpg.Pool[Any]) -> None:
     """Raises `DatabaseProblem` when the schema is not one that this version works on: D120 newer, D123 older.
 
-    A newer one is fine while all that came after our own only adds: a fleet is upgraded one host after the other.
+    A newer one is fine while all that came after our own only adds, an older one while we need none of what is missing:
+    a fleet is upgraded one host after the other.
     """
     version = await schema_version(connection)
     if version > newest():
         foreign = f"select bool_and(expands) from {SCHEMA}.schema_migration where version > $1"  # noqa: S608
         if not await connection.fetchval(foreign, newest()):
             raise newer_schema(version)
-    if version < newest():
+    if not all(migration.early for migration in migrations() if migration.version > version):
         raise DatabaseProblem(
             f"the database has schema version {version}, this version needs {newest()}", code="D123",
             hint="run: gristmill db migrate", safe="nothing was changed",

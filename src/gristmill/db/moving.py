@@ -1,6 +1,7 @@
 """Moves a whole database to another server, and back: in chunks, verified row by row, gone on with after any kill.
 
     nobody works, nobody may write -> copy what is missing -> compare -> the old one says where its data is now
+    and refuses every write, also of processes that had it open all the time -> the new one is free to be used
 
 How far a copy has come is read from the copy itself: the largest key that has arrived. So nothing has to be noted down.
 """
@@ -24,7 +25,9 @@ CHUNK = 20_000  # rows of one commit
 SQL = statements("moving")
 # What a row looks like as text must be the same on both sides, or they cannot be compared.
 _PLAIN = {"datestyle": "ISO", "intervalstyle": "postgres", "extra_float_digits": "1", "bytea_output": "hex",
-          "statement_timeout": "0", "lock_timeout": "5s", "idle_in_transaction_session_timeout": "0"}  # fmt: skip
+          "statement_timeout": "0", "lock_timeout": "5s", "idle_in_transaction_session_timeout": "0",
+          "client_min_messages": "warning", "gristmill.moving": "on"}  # fmt: skip
+MOVED = "GM135"  # the SQLSTATE with which a database that has moved away, or is a half copy, refuses to be written
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 
 
@@ -68,10 +71,24 @@ async def move(
             await _hush(source, tables)
             number = await _ready(source, target, tables, identity, without_password(source_url))
             found = await _copy_all(source, target, tables, chunk, told)
+            await source.execute(SQL["forget"])  # of the same move, killed just before its end
             gone = await source.fetchval(SQL["begin"], "to", without_password(target_url), other)
-            await target.execute(SQL["end"], number)
+            await source.execute(SQL["guard"])
             await source.execute(SQL["end"], gone)
+        async with target.transaction():  # last: killed before this, neither is in use, and the same call goes on
+            await target.execute(SQL["unguard"])
+            await target.execute(SQL["end"], number)
     return found
+
+
+def moved_away(error: BaseException) -> DatabaseProblem | None:
+    """What a process is told that had the database open when it moved: D135. None for any other error."""
+    if not isinstance(error, asyncpg.PostgresError) or error.sqlstate != MOVED:
+        return None
+    return DatabaseProblem(
+        str(error), code="D135", safe="the data is there; nothing was written here",
+        hint="set GRISTMILL_DATABASE_URL to it and start again; or bring it back: gristmill db move --from URL",
+    )  # fmt: skip
 
 
 async def refuse_moved(connection: Connection | asyncpg.Pool[Any]) -> None:
@@ -96,7 +113,9 @@ async def stay(url: str) -> bool:
         last = await connection.fetchrow(SQL["last"])
         if last is None or last["direction"] != "to":
             return False
-        await connection.execute(SQL["forget"])
+        async with connection.transaction():
+            await connection.execute(SQL["unguard"])
+            await connection.execute(SQL["forget"])
         return True
 
 
@@ -137,13 +156,7 @@ async def _tables(connection: Connection) -> list[Table]:
 
 async def _hush(source: Connection, tables: Sequence[Table]) -> None:
     """Until the end of the transaction nobody can write there; readers are not disturbed."""
-    alive = await source.fetch(SQL["alive"])
-    if alive:
-        names = ", ".join(f"{row['name']} ({row['host']}, process {row['pid']})" for row in alive)
-        raise DatabaseProblem(
-            f"workers are at work there: {names}", code="D131", hint="stop them first: gristmill down",
-            safe="nothing was changed",
-        )  # fmt: skip
+    await _none_alive(source)
     names = ", ".join(f'"{table.name}"' for table in tables)
     try:
         await source.execute(f"lock table {names} in share mode")
@@ -152,6 +165,17 @@ async def _hush(source: Connection, tables: Sequence[Table]) -> None:
             "somebody writes there: their transaction did not end within 5 s", code="D131",
             hint="stop every gristmill command on this project, then try again", safe="nothing was changed",
         ) from error  # fmt: skip
+    await _none_alive(source)  # one may have begun just before the lock
+
+
+async def _none_alive(source: Connection) -> None:
+    alive = await source.fetch(SQL["alive"])
+    if alive:
+        names = ", ".join(f"{row['name']} ({row['host']}, process {row['pid']})" for row in alive)
+        raise DatabaseProblem(
+            f"workers are at work there: {names}", code="D131", hint="stop them first: gristmill down",
+            safe="nothing was changed",
+        )  # fmt: skip
 
 
 async def _ready(source: Connection, target: Connection, tables: Sequence[Table], identity: str, place: str) -> int:
@@ -166,8 +190,10 @@ async def _ready(source: Connection, target: Connection, tables: Sequence[Table]
                 "the target has data of its own", code="D132", safe="nothing was changed",
                 hint="name an empty database; two projects can share a server, each in its own database",
             )  # fmt: skip
-    await target.execute(f"truncate {', '.join(await _there(target, tables))}")
-    return int(await target.fetchval(SQL["begin"], "from", place, identity))
+    async with target.transaction():
+        await target.execute(SQL["guard"])
+        await target.execute(f"truncate {', '.join(await _there(target, tables))}")
+        return int(await target.fetchval(SQL["begin"], "from", place, identity))
 
 
 async def _there(target: Connection, tables: Sequence[Table]) -> list[str]:

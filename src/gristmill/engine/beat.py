@@ -26,6 +26,7 @@ from typing import Any
 import asyncpg
 
 from gristmill.db.database import RECONNECT, connect, pooled, reconnecting
+from gristmill.db.moving import moved_away
 from gristmill.db.statements import statements
 from gristmill.engine.metrics import DatabaseMetrics
 from gristmill.engine.queue import LOCK_CLASS, WAKE_CHANNEL
@@ -79,6 +80,8 @@ class Beat:
             try:
                 await duty()
             except (*RECONNECT, DatabaseProblem, asyncpg.PostgresError) as error:
+                if moved := moved_away(error):  # while we slept
+                    await self._fenced(moved.message)
                 log.info("%s: the database is away (%s)", duty.__name__, error)
 
     async def _hold_lock(self) -> None:
@@ -108,9 +111,7 @@ class Beat:
                 before = _boottime()
                 state = await connection.fetchval(SQL["beat"], self.worker_id, self.nonce, timeout=self.lease / 3)
                 if state is None:
-                    _say("fenced")
-                    await asyncio.sleep(1)
-                    self._kill("it was buried, and did not stop by itself")
+                    await self._fenced("it was buried, and did not stop by itself")
                 if state == "draining" and not self.draining:
                     self.draining = True
                     _say("draining")
@@ -143,6 +144,11 @@ class Beat:
                 self.lapsed = lapsed
                 _say("lapsed" if lapsed else "renewed")
             await asyncio.sleep(0.2)
+
+    async def _fenced(self, why: str) -> None:
+        _say("fenced")
+        await asyncio.sleep(1)
+        self._kill(why)
 
     def _kill(self, why: str) -> None:
         log.error("killing worker process %d: %s", self.parent, why)

@@ -111,14 +111,13 @@ class BatchJobs:
                 _log.debug("batches are left when their lease ends: %s", error or type(error).__name__)
 
     async def _join_all(self, questions: list[Question]) -> list[Any]:
-        columns = zip(
-            *(
-                (e.key, e.owner, e.provider, e.model, e.task, e.run, e.prompt or None, q.mode, q.body)
-                for q in questions
-                for e in (q.entry,)
-            ),
-            strict=True,
-        )
+        await self._ledger.frames.keep(question.entry for question in questions)
+        rows = [
+            (one.key, one.owner, one.provider, one.model, one.task, one.run, one.prompt or None, mode, body,
+             one.request or None, one.frame)
+            for one, body, mode in ((question.entry, question.body, question.mode) for question in questions)
+        ]  # fmt: skip
+        columns = zip(*rows, strict=True)
         found = {row["key"]: row for row in await self._pool.fetch(SQL["join"], *self._whose, *columns)}
         return [found.get(question.entry.key) for question in questions]
 

@@ -16,7 +16,7 @@ from typing import Any
 from gristmill.errors import Busy, ModelRefused, ModelUnavailable
 from gristmill.llm.batch_jobs import BatchJobs, Gathering, Question
 from gristmill.llm.budget import Budgets
-from gristmill.llm.entries import Entry
+from gristmill.llm.entries import Entry, turns
 from gristmill.llm.exchange import Received
 from gristmill.llm.ledger import Ledger
 from gristmill.llm.ledgered import LedgeredModel
@@ -24,6 +24,7 @@ from gristmill.llm.model import Answer, Binding, Reply, Request, UnusableAnswer,
 from gristmill.llm.quota import Quotas
 from gristmill.llm.quota_estimate import Estimate
 from gristmill.llm.remote import HttpModel
+from gristmill.llm.requests import asked
 from gristmill.llm.responses import error_message
 
 TRIES = 3  # batches that a question may fail in before its task hears of it
@@ -120,9 +121,11 @@ class BatchedModel:
 
     async def _join(self, request: Request, key: bytes) -> Any:
         binding = self.binding
+        said = asked(binding, request, turns(request)) if self._ledger.keep_requests else None
         entry = Entry(
             key, uuid.uuid4(), self._ledger.worker, binding.provider, binding.model, request.task, request.run,
-            prompt=request.prompt, base_url=binding.base_url, batch=True,
+            prompt=request.prompt, base_url=binding.base_url, batch=True, request=said.own if said else "",
+            frame=said.frame if said else None, frame_text=said.frame_text if said else "",
         )  # fmt: skip
         body, mode = self._model.question(request)
         if self._budgets is None:

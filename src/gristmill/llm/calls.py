@@ -16,7 +16,9 @@ import asyncpg
 
 from gristmill.db.statements import statements
 from gristmill.errors import InputError, UsageError
+from gristmill.llm.entries import encode
 from gristmill.llm.providers import PROVIDERS
+from gristmill.llm.requests import readable, stored
 
 SQL = statements("calls")
 GROUPS = ("run", "model", "day", "task", "step", "record")
@@ -24,6 +26,7 @@ FORM = "gristmill.call/1"
 _COLUMNS = (
     "key", "state", "provider", "model", "prompt", "status", "finish_reason", "tokens_in", "tokens_out",
     "tokens_cached", "tokens_reasoning", "latency_ms", "cost", "currency", "tries", "note", "made_at", "response",
+    "request",
 )  # fmt: skip
 _NUMBERS = ("status", "tokens_in", "tokens_out", "tokens_cached", "tokens_reasoning", "latency_ms", "tries")
 _BATCH, _BATCH_BYTES = 500, 4 * 1024 * 1024
@@ -38,7 +41,8 @@ async def listed(
 
 
 async def find(pool: asyncpg.Pool[Any], key: str) -> dict[str, Any]:
-    """One call with its answer, and whose it was. `key` is its beginning in hex. Raises `UsageError` U360, U361."""
+    """One call with its `request` (see `requests.readable`; None: not kept), its answer, and whose it was. `key` is its
+    beginning in hex. Raises `UsageError` U360, U361."""
     try:
         first = bytes.fromhex(key.ljust(64, "0"))
         last = bytes.fromhex(key.ljust(64, "f"))
@@ -52,7 +56,9 @@ async def find(pool: asyncpg.Pool[Any], key: str) -> dict[str, Any]:
         raise UsageError(what, code="U361", hint="list them: gristmill calls")
     found = dict(rows[0])
     whose = await pool.fetchrow(SQL["whose"], found["task"]) if found["task"] is not None else None
-    return found | {"whose": dict(whose) if whose is not None else None}
+    kept = stored(found.pop("request"), found.pop("frame"))
+    asked = readable(kept) if kept is not None else None
+    return found | {"request": asked, "whose": dict(whose) if whose is not None else None}
 
 
 async def cost(
@@ -85,6 +91,7 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     plain = dict(row) | {"key": row["key"].hex(), "made_at": row["made_at"].isoformat()}
     plain["cost"] = None if row["cost"] is None else str(row["cost"])
     body = plain.pop("response")
+    plain["request"] = stored(plain["request"], plain.pop("frame"))
     try:
         return plain | {"response": body.decode()}
     except UnicodeDecodeError:
@@ -111,7 +118,7 @@ def _batches(rows: Iterator[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]
     size = 0
     for row in rows:
         batch.append(row)
-        size += len(row[-1])
+        size += len(row[-2]) + len(row[-1] or "")
         if len(batch) >= _BATCH or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0
@@ -140,6 +147,7 @@ def _row(plain: dict[str, Any]) -> tuple[Any, ...]:
     values = {name: plain.get(name) for name in _COLUMNS} | {
         "key": bytes.fromhex(plain["key"]), "made_at": datetime.fromisoformat(plain["made_at"]), "response": body,
         "cost": None if plain.get("cost") is None else Decimal(plain["cost"]),
+        "request": None if plain.get("request") is None else _request(plain["request"]),
     }  # fmt: skip
     if len(values["key"]) != 32 or values["state"] not in ("ok", "unusable") or values["made_at"].tzinfo is None:
         raise ValueError("its key, state or time is wrong")
@@ -153,6 +161,12 @@ def _row(plain: dict[str, Any]) -> tuple[Any, ...]:
         if not isinstance(values[name], str):
             raise ValueError(f"{name} is missing")
     return tuple(values[name] for name in _COLUMNS)
+
+
+def _request(given: Any) -> str:
+    """What was asked, as it is kept. Raises `ValueError` and its like for what nobody could read."""
+    readable(given)
+    return encode(given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +210,31 @@ async def prune(
             break
         runs, spared, unknown = await _unfinished(pool, models or {})  # one may have begun meanwhile
         arguments = (before, unusable, spared, [row["id"] for row in runs])
+    if not dry_run:
+        await _prune_frames(pool)
     return Pruning(calls, size, kept, because, removed)
+
+
+async def forget_requests(pool: asyncpg.Pool[Any], before: datetime, *, dry_run: bool = False) -> Pruning:
+    """Removes what was asked from calls older than `before`, a thousand at a time; their answers stay, so no run needs
+    it."""
+    async with pool.acquire() as connection, connection.transaction(readonly=True):
+        await connection.execute("set local statement_timeout = 0")
+        counted = await connection.fetchrow(SQL["askable"], before)
+    removed = 0
+    while not dry_run:
+        gone = int((await pool.execute(SQL["forget_requests"], before)).split()[-1])
+        removed += gone
+        if not gone:
+            await _prune_frames(pool)
+            break
+    return Pruning(counted["calls"], counted["bytes"], 0, (), removed)
+
+
+async def _prune_frames(pool: asyncpg.Pool[Any]) -> None:
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("set local statement_timeout = 0")
+        await connection.execute(SQL["prune_frames"])
 
 
 async def _unfinished(pool: asyncpg.Pool[Any], models: Mapping[str, str]) -> tuple[list[Any], list[str], list[str]]:

@@ -32,6 +32,7 @@ from gristmill.llm.batches import Batches
 from gristmill.llm.entries import Entry, ModelUsage
 from gristmill.llm.model import Reply
 from gristmill.llm.prices import Prices
+from gristmill.llm.requests import Asked, Frames
 from gristmill.llm.responses import clean_text
 from gristmill.llm.spool import Spool
 
@@ -46,19 +47,22 @@ class Ledger:
     be dead, nobody waits for its calls. `lease` is how long an intent outlives its process, and `patience` how long an
     asker waits for another one's call before it gives its slot back, `away` how long for a database that is away
     (seconds). `prices` say what calls cost, `project`
-    whose money it is where no run says so, `timezone` where its days begin.
+    whose money it is where no run says so, `timezone` where its days begin. `keep_requests`: whether what was asked is
+    kept beside the answers.
     """
 
     def __init__(
         self, pool: asyncpg.Pool[Any], spool: Path | None = None, *, worker: uuid.UUID | None = None,
         lease: float = 20.0, patience: float = 60.0, away: float = 300.0, prices: Prices | None = None,
-        project: str = "default", timezone: str = "UTC",
+        project: str = "default", timezone: str = "UTC", keep_requests: bool = True,
     ) -> None:  # fmt: skip
         self._pool = pool
         self._spool = Spool(spool) if spool is not None else None
         self.worker = worker or uuid.uuid4()
         self._lease, self._patience, self._away = lease, patience, away
         self._prices, self._project, self._timezone = prices or Prices(), project, timezone
+        self.keep_requests = keep_requests
+        self.frames = Frames(pool)
         self._sql = statements("ledger")
         # Calls in flight and answers that wait on disk, by owner: what is asked, and when its deadline was last moved.
         self._live: dict[uuid.UUID, tuple[Entry, float]] = {}
@@ -68,7 +72,7 @@ class Ledger:
         self._keeper: asyncio.Task[None] | None = None
         self._begins: Batches[Entry, Any] = Batches(self._begin_all, key=_key_of, orphan=self._give_up)
         self._journals: Batches[tuple[Entry, bytes], bool] = Batches(
-            self._journal_all, key=lambda paid: paid[0].key, weight=lambda paid: len(paid[1])
+            self._journal_all, key=lambda paid: paid[0].key, weight=lambda paid: len(paid[1]) + len(paid[0].request)
         )
         self._waiting_on_disk = asyncio.Event()
         self._sum_up = False  # money was noted that nobody has summed up yet
@@ -126,12 +130,13 @@ class Ledger:
         row = await self._pool.fetchrow(self._sql["answer"], key)
         return None if row is None else Reply(row["response"], row["finish_reason"] or "")
 
-    async def journal(self, entry: Entry, reply: Reply) -> Reply:
-        """Keeps the bytes: in the database, else on disk. The reply to go on with is the first that was kept.
+    async def journal(self, entry: Entry, reply: Reply, asked: Asked | None = None) -> Reply:
+        """Keeps the bytes, and what was `asked`: in the database, else on disk. The reply to go on with is the first
+        that was kept.
 
         Goes on when the caller is cancelled: the answer is paid.
         """
-        return await asyncio.shield(self._spawn(self._journal(entry, reply)))
+        return await asyncio.shield(self._spawn(self._journal(entry, reply, asked)))
 
     async def give_back(self, entry: Entry, *, maybe_paid: bool) -> None:
         """The call is over without an answer: nobody needs to wait for it. Goes on when the caller is cancelled."""
@@ -170,7 +175,7 @@ class Ledger:
                 _log.warning("spooled answers wait on disk: %s", _name(error))
         return count
 
-    async def _journal(self, entry: Entry, reply: Reply) -> Reply:
+    async def _journal(self, entry: Entry, reply: Reply, asked: Asked | None) -> Reply:
         usage = reply.usage
         price = self._prices.find(entry.provider, entry.model, entry.base_url)
         cost = price.cost(usage, batch=entry.batch) if price is not None else None
@@ -178,6 +183,8 @@ class Ledger:
             entry, finish_reason=reply.finish_reason, tokens_in=usage.input, tokens_out=usage.output,
             tokens_cached=usage.cached, tokens_reasoning=usage.reasoning, latency_ms=round(reply.latency * 1000),
             cost=cost, currency=price.currency if price is not None and cost is not None else None,
+            request=asked.own if asked else "", frame=asked.frame if asked else None,
+            frame_text=asked.frame_text if asked else "",
         )  # fmt: skip
         problem: BaseException | None = None
         for _ in range(2):  # a connection that was cut is replaced at once; more patience has the spool
@@ -259,6 +266,7 @@ class Ledger:
 
     async def _journal_all(self, paid: list[tuple[Entry, bytes]]) -> list[bool]:
         """For each answer whether it was the first."""
+        await self.frames.keep(entry for entry, _ in paid)
         columns = zip(*(entry.values(body) for entry, body in paid), strict=True)
         rows = await self._pool.fetch(self._sql["journal"], *columns, self._project, self._timezone)
         self._sum_up = True

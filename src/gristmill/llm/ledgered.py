@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 
 from gristmill.errors import Busy, InvalidOutput, ModelRefused, ModelUnavailable
 from gristmill.llm.budget import Budgets, Reservation
-from gristmill.llm.entries import Entry, call_key
+from gristmill.llm.entries import Entry, call_key, turns
 from gristmill.llm.exchange import SPENT_DAY
 from gristmill.llm.ledger import Ledger
 from gristmill.llm.model import Answer, Binding, RemoteModel, Reply, Request, UnusableAnswer
 from gristmill.llm.quota import Permit, Quotas
 from gristmill.llm.quota_estimate import Estimate
+from gristmill.llm.requests import asked
 
 NO_MONEY = "M208"  # code of the refusal of an account that is empty
 
@@ -52,9 +53,10 @@ class LedgeredModel:
         """The answer from the ledger, or a fresh one. Raises what the model, `Ledger.begin`, `Quotas.take` and
         `Budgets.reserve` raise."""
         binding = self._model.binding
+        encoded = turns(request)
         entry = Entry(
-            self.key(request), uuid.uuid4(), self._ledger.worker, binding.provider, binding.model,
-            request.task, request.run, prompt=request.prompt, base_url=binding.base_url,
+            call_key(self._fingerprint, request, encoded), uuid.uuid4(), self._ledger.worker, binding.provider,
+            binding.model, request.task, request.run, prompt=request.prompt, base_url=binding.base_url,
         )  # fmt: skip
         purchase = _Purchase()
         try:
@@ -70,7 +72,8 @@ class LedgeredModel:
         if known is not None:
             return self._read_again(known)
         try:
-            kept = await self._ledger.journal(entry, reply)
+            said = asked(binding, request, encoded) if self._ledger.keep_requests else None
+            kept = await self._ledger.journal(entry, reply, said)
         finally:
             await self._spent(purchase, request, reply)
         try:

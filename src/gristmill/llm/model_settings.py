@@ -19,8 +19,8 @@ from gristmill.logs import hide
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 BindingName = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]
 SECRETS = "/run/secrets"  # where containers find theirs; systemd's is in CREDENTIALS_DIRECTORY
-_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:[/~].*|secret:[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_BY_REFERENCE = 'a key is given by reference: key = "env:NAME", "file:/path" or "secret:NAME", never the key itself'
+REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:[/~].*|secret:[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_BYREFERENCE = 'a key is given by reference: key = "env:NAME", "file:/path" or "secret:NAME", never the key itself'
 _SECRET_NAMES = ("api_key", "apikey", "api-key", "authorization", "access_token", "token", "secret", "password")
 
 
@@ -53,14 +53,14 @@ class ModelSettings(BaseModel):
             inside = given.get("parameters")
             names = [*given, *(inside if isinstance(inside, Mapping) else ())]
             if any(str(name).lower() in _SECRET_NAMES for name in names):
-                raise ValueError(_BY_REFERENCE)
+                raise ValueError(_BYREFERENCE)
         return given
 
     @field_validator("key")
     @classmethod
     def _is_reference(cls, key: str | None) -> str | None:
-        if key is not None and not _REFERENCE.fullmatch(key):
-            raise ValueError(_BY_REFERENCE)
+        if key is not None and not REFERENCE.fullmatch(key):
+            raise ValueError(_BYREFERENCE)
         return key
 
     @field_validator("provider")

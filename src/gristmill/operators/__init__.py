@@ -9,6 +9,7 @@ from gristmill.operators.classify import classify
 from gristmill.operators.clean import clean, clean_with_model
 from gristmill.operators.conversation import conversation
 from gristmill.operators.dedup import dedup
+from gristmill.operators.dedup_documents import dedup_documents
 from gristmill.operators.dedup_images import dedup_images
 from gristmill.operators.detect import detect
 from gristmill.operators.detect_http import detect_http
@@ -52,6 +53,7 @@ __all__ = [
     "clean_with_model",
     "conversation",
     "dedup",
+    "dedup_documents",
     "dedup_images",
     "detect",
     "detect_http",

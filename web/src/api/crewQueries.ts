@@ -1,6 +1,7 @@
 /** What the screen of crew and quotas asks. */
+import { infiniteQueryOptions } from "@tanstack/react-query";
 import { get } from "./client";
-import type { Budgets, Crews, Lanes, Limits, Locks, Models, Packs, Pools, Schedules, Sentence, SettingList, Workers } from "./types";
+import type { AuditEntry, Budgets, Crews, Lanes, Limits, Locks, Models, Packs, Page, Pools, Schedules, Sentence, SettingList, Workers } from "./types";
 
 const one = <T>(key: string, path: string, query?: Record<string, number>) => ({
   queryKey: [key, query ?? path],
@@ -19,3 +20,10 @@ export const locksQuery = one<Locks>("locks", "/locks");
 export const schedulesQuery = one<Schedules>("schedules", "/schedules");
 export const settingsQuery = one<SettingList>("settings", "/settings");
 export const packsQuery = one<Packs>("packs", "/packs");
+
+export const auditQuery = infiniteQueryOptions({
+  queryKey: ["audit"],
+  queryFn: ({ pageParam, signal }) => get<Page<AuditEntry>>("/audit", { limit: 100, after: pageParam }, signal),
+  initialPageParam: null as string | null,
+  getNextPageParam: (page) => page.next,
+});

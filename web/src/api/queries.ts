@@ -1,7 +1,7 @@
 /** What the screens ask. The first word of a key names the kind of frame that makes it old: see live/refresh. */
 import { infiniteQueryOptions, queryOptions } from "@tanstack/react-query";
 import { change, get } from "./client";
-import type { ActionState, CoverageRow, Difference, EditorTask, ExportState, Failures, Flow, FormatInfo, Held, Histogram, Lineage, Page, Preview, RecordDetail, RecordRow, ReviewFigures, RunDetail, RunSummary, Story, TaskRow, Throughput, WaitingPieces, WantedAction, WorkflowInfo } from "./types";
+import type { ActionState, AssignmentRow, CoverageRow, Difference, EditorTask, ExportState, Failures, Flow, FormatInfo, Held, Histogram, Item, Lineage, Page, Preview, RecordDetail, RecordRow, ReviewFigures, RunDetail, RunSummary, Story, TaskRow, Throughput, WaitingPieces, WantedAction, WorkflowInfo } from "./types";
 
 const KEEP = { placeholderData: <T>(before: T | undefined) => before }; // the old answer stays in sight meanwhile
 
@@ -44,6 +44,14 @@ export const tasksQuery = (run: number, state: string, stage: string, filter: st
   infiniteQueryOptions({
     queryKey: ["tasks", run, state, stage, filter],
     queryFn: ({ pageParam, signal }) => get<Page<TaskRow>>(`/runs/${run}/tasks`, { state, stage, filter, limit: 200, after: pageParam }, signal),
+    initialPageParam: null as string | null,
+    getNextPageParam: (page) => page.next,
+  });
+
+export const itemsQuery = (run: number, filter: string) =>
+  infiniteQueryOptions({
+    queryKey: ["items", run, filter],
+    queryFn: ({ pageParam, signal }) => get<Page<Item>>(`/runs/${run}/items`, { filter, limit: 200, after: pageParam }, signal),
     initialPageParam: null as string | null,
     getNextPageParam: (page) => page.next,
   });
@@ -101,6 +109,9 @@ export const formatsQuery = queryOptions({
 
 export const reviewStatsQuery = (run: number) =>
   queryOptions({ queryKey: ["review", run, "stats"], queryFn: ({ signal }) => get<ReviewFigures>("/reviews/stats", { run }, signal) });
+
+export const assignmentsQuery = (run: number) =>
+  queryOptions({ queryKey: ["review", run, "assignments"], queryFn: ({ signal }) => get<AssignmentRow[]>("/reviews/assignments", { run }, signal) });
 
 export const waitingQuery = queryOptions({
   queryKey: ["review", "waiting"],

@@ -1939,11 +1939,17 @@ export interface components {
          * Again
          * @description What is tried again: all that failed, what failed of one `cause`, or one input from its beginning.
          *
-         *     With `look_again` the inputs are looked at first: what is new is added, what is gone is taken out.
+         *     With `look_again` the inputs are looked at first: what is new is added, what is gone is taken out. With `degraded`
+         *     also what came to something that stands in for an answer is asked again; it goes with neither `cause` nor `item`.
          */
         Again: {
             /** Cause */
             cause?: string | null;
+            /**
+             * Degraded
+             * @default false
+             */
+            degraded: boolean;
             /** Item */
             item?: string | null;
             /**
@@ -1970,6 +1976,51 @@ export interface components {
             pieces: number;
             /** Same */
             same?: number | null;
+        };
+        /**
+         * AskedMessage
+         * @description One turn of a conversation. `role`: system, user or assistant.
+         */
+        AskedMessage: {
+            /** Parts */
+            parts: components["schemas"]["AskedPart"][];
+            /** Role */
+            role: string;
+        };
+        /**
+         * AskedOf
+         * @description What a model was asked. `schema`: what the answer must be like; `sample`: which one of several answers was wanted;
+         *     `attempt`: how often it was asked again because an answer was of no use; `cut`: some of it was too long.
+         */
+        AskedOf: {
+            /** Attempt */
+            attempt: number;
+            /** Base Url */
+            base_url: string;
+            /** Cut */
+            cut: boolean;
+            /** Messages */
+            messages: components["schemas"]["AskedMessage"][];
+            /** Parameters */
+            parameters: {
+                [key: string]: unknown;
+            };
+            /** Sample */
+            sample: number;
+            /** Schema */
+            schema?: unknown;
+        };
+        /**
+         * AskedPart
+         * @description A part of a message: its `text`, or a `picture`: the sha256 of its file.
+         */
+        AskedPart: {
+            /** Media Type */
+            media_type?: string | null;
+            /** Picture */
+            picture?: string | null;
+            /** Text */
+            text?: string | null;
         };
         /**
          * Assign
@@ -5228,8 +5279,8 @@ export interface components {
         };
         /**
          * WholeCall
-         * @description A call with its answer: `response` as it came, `parsed` the same if it is JSON. What was asked is not kept, only
-         *     its hash (`id`): task and prompt say how it was made. `step` and `item`: whose task it was.
+         * @description A call with what was asked (`request`; null: it was not kept) and its answer: `response` as it came, `parsed` the
+         *     same if it is JSON. `step` and `item`: whose task it was.
          */
         WholeCall: {
             /** Cost */
@@ -5258,6 +5309,7 @@ export interface components {
             prompt: string | null;
             /** Provider */
             provider: string;
+            request: components["schemas"]["AskedOf"] | null;
             /** Response */
             response: string | null;
             /** Run */

@@ -7,7 +7,7 @@ import { live, type Frame, type LiveState } from "./frames";
 const PAUSE_MS = 250;
 
 const touched: Record<string, readonly string[]> = {
-  run: ["runs", "run", "tasks", "task", "overview", "throughput"],
+  run: ["runs", "run", "tasks", "items", "task", "overview", "throughput"],
   worker: ["workers", "lanes", "crew", "overview", "throughput", "task"],
   limit: ["limits", "sentence", "budgets"],
   lock: ["locks"],

@@ -1,5 +1,6 @@
 /** Words of the page in both languages. One entry holds both, so neither can lack a key. */
 import { useCallback } from "react";
+import { bulkWords } from "./bulk";
 import { useChoice, type Language } from "./choice";
 import { crewWords } from "./crew";
 import { dataWords } from "./data";
@@ -8,10 +9,11 @@ import { nowWords } from "./now";
 import { pieceWords } from "./piece";
 import { reviewWords } from "./review";
 import { runWords } from "./run";
+import { setupWords } from "./setup";
 import { startWords } from "./start";
 
 const words = {
-  ...frameWords, ...nowWords, ...runWords, ...pieceWords, ...crewWords, ...reviewWords, ...dataWords, ...startWords,
+  ...frameWords, ...nowWords, ...runWords, ...pieceWords, ...crewWords, ...reviewWords, ...dataWords, ...startWords, ...bulkWords, ...setupWords,
 } as const;
 
 export type Word = keyof typeof words;

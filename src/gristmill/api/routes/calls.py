@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
+from pydantic import Field
 
 from gristmill.api.routing import router as new_router
 from gristmill.api.shapes import LARGEST, After, Answer, Limit, OpenApp, Page, cursor, place
@@ -45,10 +46,39 @@ class Call(Answer):
     made_at: datetime | None
 
 
-class WholeCall(Call):
-    """A call with its answer: `response` as it came, `parsed` the same if it is JSON. What was asked is not kept, only
-    its hash (`id`): task and prompt say how it was made. `step` and `item`: whose task it was."""
+class AskedPart(Answer):
+    """A part of a message: its `text`, or a `picture`: the sha256 of its file."""
 
+    text: str | None = None
+    picture: str | None = None
+    media_type: str | None = None
+
+
+class AskedMessage(Answer):
+    """One turn of a conversation. `role`: system, user or assistant."""
+
+    role: str
+    parts: list[AskedPart]
+
+
+class AskedOf(Answer):
+    """What a model was asked. `schema`: what the answer must be like; `sample`: which of several answers was wanted;
+    `attempt`: how often it was asked again because an answer was of no use; `cut`: some of it was too long."""
+
+    messages: list[AskedMessage]
+    schema_: Any = Field(None, alias="schema")
+    parameters: dict[str, Any]
+    base_url: str
+    sample: int
+    attempt: int
+    cut: bool
+
+
+class WholeCall(Call):
+    """A call with what was asked (`request`; null: it was not kept) and its answer: `response` as it came, `parsed` the
+    same if it is JSON. `step` and `item`: whose task it was."""
+
+    request: AskedOf | None
     response: str | None
     cut: bool
     parsed: Any

@@ -6,7 +6,7 @@ import json
 from typing import Annotated, Any
 
 from fastapi import Query
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gristmill.api import new_runs
 from gristmill.api.listing import condition, page_of
@@ -20,6 +20,7 @@ from gristmill.api.run_views import PAGES, detail, find_run, run_row, steered, s
 from gristmill.api.shapes import After, Answer, Asking, Body, Limit, OpenApp, Page, place
 from gristmill.data.filter import Kind
 from gristmill.db.database import repeating
+from gristmill.degraded import ask_again
 from gristmill.engine import queue, workflow
 from gristmill.engine.workflow import ENDED
 
@@ -50,11 +51,19 @@ class Which(Body):
 class Again(Which):
     """What is tried again: all that failed, what failed of one `cause`, or one input from its beginning.
 
-    With `look_again` the inputs are looked at first: what is new is added, what is gone is taken out.
+    With `look_again` the inputs are looked at first: what is new is added, what is gone is taken out. With `degraded`
+    also what came to something that stands in for an answer is asked again; it goes with neither `cause` nor `item`.
     """
 
     cause: Annotated[str | None, Field(pattern=r"^[0-9a-f]{64}$")] = None
     look_again: bool = False
+    degraded: bool = False
+
+    @model_validator(mode="after")
+    def _whole(self) -> Again:
+        if self.degraded and (self.cause or self.item):
+            raise ValueError("degraded is about the whole run: it goes with neither cause nor item")
+        return self
 
 
 @router.get("/runs")
@@ -124,14 +133,18 @@ async def retry_run(run: RunName, again: Again, app: OpenApp) -> Changed:
             hint="start it again: the new run uses all that was finished",
         )  # fmt: skip
     if again.item is not None or again.look_again:
-        number = await found.retry(again.cause, item=again.item)
+        number = await found.retry(again.cause, item=again.item, degraded=again.degraded)
     else:
-        cause = bytes.fromhex(again.cause) if again.cause else None
-        number = await repeating(app.pool, lambda connection: workflow.retry(connection, found.id, cause))
+        number = await repeating(app.pool, lambda connection: _retry(connection, found.id, again))
         await queue.hint(app.pool)
     if (await found.progress()).state not in ENDED:
         await app.start_crew()
     return await _changed(app, run, number)
+
+
+async def _retry(connection: Any, run_id: int, again: Again) -> int:
+    number = await workflow.retry(connection, run_id, bytes.fromhex(again.cause) if again.cause else None)
+    return number + (await ask_again(connection, run_id) if again.degraded else 0)
 
 
 async def _changed(app: Any, run: str, number: int) -> Changed:

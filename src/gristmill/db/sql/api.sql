@@ -40,6 +40,15 @@ returning role, made_at, expires_at;
 -- name: succeed_token
 insert into api_token (name, role, hash, made_by) values ($1, $2, $3, $4);
 
+-- name: is_token
+select exists (select from api_token where name = $1 and hash = $2 and revoked_at is null and expires_at is null);
+
+-- name: set_token
+-- One that was in use before, under whatever name, gets this one.
+insert into api_token as t (name, role, hash, made_by) values ($1, $2, $3, $4)
+on conflict (hash) do update set name = excluded.name, role = excluded.role, made_by = excluded.made_by,
+    made_at = clock_timestamp(), expires_at = null, revoked_at = null;
+
 -- name: revoke_tokens
 update api_token set revoked_at = clock_timestamp() where name = $1 and revoked_at is null returning id;
 

@@ -15,16 +15,18 @@ left join run r on r.id = t.run_id;
 
 -- name: join
 -- $1 fingerprint, $2 account; one array per column: $3 keys (all different), $4 owners, $5 providers, $6 models, $7 tasks,
--- $8 runs, $9 prompts, $10 modes, $11 bodies. The intent has no deadline: the batch answers or frees it. What comes back
+-- $8 runs, $9 prompts, $10 modes, $11 bodies, $12 requests and $13 their frames (ledger.sql). The intent has no deadline: the batch answers or frees it. What comes back
 -- has joined; the others are being asked elsewhere, or were answered.
 with asked as materialized (
     select * from unnest($3::bytea[], $4::uuid[], $5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::text[],
-        $10::smallint[], $11::bytea[]) as asked (key, owner, provider, model, task, run, prompt, mode, body)),
+        $10::smallint[], $11::bytea[], $12::text[], $13::bytea[])
+        as asked (key, owner, provider, model, task, run, prompt, mode, body, request, frame)),
 mine as (
-    insert into call (key, owner, deadline, provider, model, first_task, run)
-    select key, owner, 'infinity', provider, model, task, run from asked order by key
+    insert into call (key, owner, deadline, provider, model, first_task, run, request, frame)
+    select key, owner, 'infinity', provider, model, task, run, request, frame from asked order by key
     on conflict (key) do update
-    set owner = excluded.owner, worker = null, deadline = 'infinity', tries = call.tries + 1
+    set owner = excluded.owner, worker = null, deadline = 'infinity', tries = call.tries + 1,
+        request = excluded.request, frame = excluded.frame
     where call.state = 'intent' and (call.deadline <= clock_timestamp() or exists (
         select from worker where nonce = call.worker and state = 'dead' and cause = 'its process ended'))
     returning key),

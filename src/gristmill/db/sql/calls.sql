@@ -17,7 +17,8 @@ order by made_at desc limit $5;
 -- $1, $2 the first and the last key that begin as was asked; two rows say that more than one does.
 select key, state, provider, model, prompt, status, finish_reason, tokens_in, tokens_out, tokens_cached,
     tokens_reasoning, latency_ms, cost, currency, first_task as task, run, tries, note, made_at, imported is true as imported,
-    octet_length(response) as bytes, response, deadline
+    octet_length(response) as bytes, response, deadline, request,
+    (select body from call_frame where digest = call.frame) as frame
 from call where key between $1 and $2 order by key limit 2;
 
 -- name: whose
@@ -118,8 +119,8 @@ from (select * from (select provider, model, prompt, tokens_in, tokens_out, late
 -- name: export
 -- $1 run, $2 model, $3 since; null: any.
 select key, state, provider, model, prompt, status, finish_reason, tokens_in, tokens_out, tokens_cached,
-    tokens_reasoning, latency_ms, cost, currency, tries, note, made_at, response
-from call
+    tokens_reasoning, latency_ms, cost, currency, tries, note, made_at, response, request, body as frame
+from call left join call_frame f on f.digest = call.frame
 where state <> 'intent' and ($1::bigint is null or run = $1)
   and ($2::text is null or model = $2 or provider || ':' || model = $2) and ($3::timestamptz is null or made_at >= $3);
 
@@ -127,14 +128,14 @@ where state <> 'intent' and ($1::bigint is null or run = $1)
 -- One array per column. What is known stays; a call that is asked right now is not.
 insert into call (
     key, state, owner, deadline, provider, model, prompt, status, finish_reason, tokens_in, tokens_out, tokens_cached,
-    tokens_reasoning, latency_ms, cost, currency, tries, note, made_at, response, imported)
+    tokens_reasoning, latency_ms, cost, currency, tries, note, made_at, response, request, imported)
 select key, state, gen_random_uuid(), clock_timestamp(), provider, model, prompt, status, finish_reason, tokens_in,
-    tokens_out, tokens_cached, tokens_reasoning, latency_ms, cost, currency, tries, note, made_at, response, true
+    tokens_out, tokens_cached, tokens_reasoning, latency_ms, cost, currency, tries, note, made_at, response, request, true
 from unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::text[], $6::smallint[], $7::text[], $8::integer[],
     $9::integer[], $10::integer[], $11::integer[], $12::integer[], $13::numeric[], $14::text[], $15::integer[], $16::text[],
-    $17::timestamptz[], $18::bytea[])
+    $17::timestamptz[], $18::bytea[], $19::text[])
     as given (key, state, provider, model, prompt, status, finish_reason, tokens_in, tokens_out, tokens_cached,
-        tokens_reasoning, latency_ms, cost, currency, tries, note, made_at, response)
+        tokens_reasoning, latency_ms, cost, currency, tries, note, made_at, response, request)
 order by key
 on conflict (key) do nothing
 returning key;
@@ -160,3 +161,19 @@ with old as (
       and not provider || ':' || model = any ($3::text[]) and not coalesce(run = any ($4::bigint[]), false)
     order by made_at limit 1000)
 delete from call using old where call.key = old.key and call.state <> 'intent' and call.made_at < $1;
+
+-- name: askable
+-- $1 older than: how many calls have a request that can go without them, and its bytes.
+select count(*) as calls, coalesce(sum(octet_length(request)), 0)::bigint as bytes
+from call where state <> 'intent' and made_at < $1 and request is not null;
+
+-- name: forget_requests
+-- The next thousand of them.
+with old as (
+    select key from call where state <> 'intent' and made_at < $1 and request is not null order by made_at limit 1000)
+update call set request = null, frame = null from old where call.key = old.key;
+
+-- name: prune_frames
+-- Whoever is about to use one has marked it within the last hour.
+delete from call_frame f where used_at < clock_timestamp() - interval '1 day'
+    and not exists (select from call where call.frame = f.digest);

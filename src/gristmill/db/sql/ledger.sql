@@ -44,7 +44,7 @@ SELECT state, deadline = '-infinity' OR (deadline <= clock_timestamp()
 FROM call WHERE key = $1;
 
 -- name: journal
--- One array per column ($1 .. $18), all keys different; $19 project of calls without a run, $20 time zone of its days.
+-- One array per column ($1 .. $20), all keys different; $21 project of calls without a run, $22 time zone of its days.
 -- Not fenced by any lease: the answers were paid. The first one wins; a key that does not come back was answered before.
 -- The money is noted in the same statement: no kill comes in between. Who bought what another one had bought meanwhile
 -- has spent it too; the same purchase that arrives a second time (from a spool) has not.
@@ -52,19 +52,21 @@ WITH paid AS MATERIALIZED (
     SELECT * FROM unnest(
         $1::bytea[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::smallint[], $7::text[], $8::integer[],
         $9::integer[], $10::integer[], $11::integer[], $12::integer[], $13::bigint[], $14::bigint[], $15::text[],
-        $16::numeric[], $17::text[], $18::bytea[]
+        $16::numeric[], $17::text[], $18::bytea[], $19::text[], $20::bytea[]
     ) AS paid (
         key, owner, worker, provider, model, status, finish_reason, tokens_in, tokens_out, tokens_cached,
-        tokens_reasoning, latency_ms, task, run, prompt, cost, currency, response
+        tokens_reasoning, latency_ms, task, run, prompt, cost, currency, response, request, frame
     )
 ),
 kept AS (
     INSERT INTO call (
         key, state, owner, worker, deadline, provider, model, status, finish_reason, tokens_in, tokens_out,
-        tokens_cached, tokens_reasoning, latency_ms, first_task, run, prompt, cost, currency, response, made_at
+        tokens_cached, tokens_reasoning, latency_ms, first_task, run, prompt, cost, currency, response, made_at, request,
+        frame
     )
     SELECT key, 'ok', owner, worker, clock_timestamp(), provider, model, status, finish_reason, tokens_in, tokens_out,
-        tokens_cached, tokens_reasoning, latency_ms, task, run, prompt, cost, currency, response, clock_timestamp()
+        tokens_cached, tokens_reasoning, latency_ms, task, run, prompt, cost, currency, response, clock_timestamp(),
+        request, frame
     FROM paid
     ORDER BY key
     ON CONFLICT (key) DO UPDATE
@@ -72,19 +74,25 @@ kept AS (
         tokens_in = excluded.tokens_in, tokens_out = excluded.tokens_out, tokens_cached = excluded.tokens_cached,
         tokens_reasoning = excluded.tokens_reasoning, latency_ms = excluded.latency_ms, prompt = excluded.prompt,
         cost = excluded.cost, currency = excluded.currency, response = excluded.response, made_at = excluded.made_at,
-        first_task = excluded.first_task, run = excluded.run
+        first_task = excluded.first_task, run = excluded.run, request = coalesce(excluded.request, call.request),
+        frame = coalesce(excluded.frame, call.frame)  -- a batch has noted them when the call joined it
     WHERE call.state = 'intent'
     RETURNING key
 ),
 spent AS (
     INSERT INTO spending_delta (project, run, day, currency, amount)
-    SELECT coalesce(run.project, $19), paid.run, (clock_timestamp() AT TIME ZONE $20)::date, paid.currency, sum(paid.cost)
+    SELECT coalesce(run.project, $21), paid.run, (clock_timestamp() AT TIME ZONE $22)::date, paid.currency, sum(paid.cost)
     FROM paid LEFT JOIN run ON run.id = paid.run
     WHERE paid.cost > 0 AND (paid.key IN (SELECT key FROM kept) OR EXISTS (
         SELECT FROM call WHERE call.key = paid.key AND call.state <> 'intent' AND call.owner <> paid.owner))
     GROUP BY 1, 2, 3, 4
 )
 SELECT key FROM kept;
+
+-- name: keep_frames
+-- $1 digests, $2 bodies of what many requests share.
+INSERT INTO call_frame (digest, body) SELECT * FROM unnest($1::bytea[], $2::text[]) ORDER BY 1
+ON CONFLICT (digest) DO UPDATE SET used_at = clock_timestamp();
 
 -- name: answer
 SELECT state, response, finish_reason FROM call WHERE key = $1 AND state <> 'intent';

@@ -17,6 +17,31 @@ insert into move (direction, place, system) values ($1, $2, $3) returning id;
 -- name: end
 update move set ended_at = clock_timestamp() where id = $1;
 
+-- From here on only a mover can write: what else is open on this database, an API or a program of one's own, is refused.
+-- name: guard
+do $$
+declare name text;
+begin
+    create or replace function refuse_write() returns trigger language plpgsql as $guard$
+    begin
+        if current_setting('gristmill.moving', true) = 'on' then
+            return null;
+        end if;
+        raise exception '%', (
+            select case direction when 'to' then 'this database has moved to ' else 'a copy arrives here from ' end || place
+            from gristmill.move order by id desc limit 1) using errcode = 'GM135';
+    end $guard$;
+    for name in select relname from pg_class where relnamespace = 'gristmill'::regnamespace and relkind in ('r', 'p')
+        and not relispartition and relname not in ('schema_migration', 'move') order by relname
+    loop
+        execute format('create or replace trigger moved_away before insert or update or delete or truncate on %I
+            for each statement execute function refuse_write()', name);
+    end loop;
+end $$;
+
+-- name: unguard
+drop function if exists refuse_write() cascade;
+
 -- name: forget
 delete from move where direction = 'to' and id = (select max(id) from move);
 

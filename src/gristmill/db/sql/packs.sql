@@ -30,3 +30,9 @@ select r.name from run r
 where r.state in ('waiting', 'running', 'paused')
     and exists (select 1 from step s where s.run_id = r.id and starts_with(s.kind, $1 || '.'))
 order by r.id limit 5;
+
+-- name: actions_of_runs
+-- Steps of open runs whose operator may be an action, each with one of the runs.
+select s.kind, min(r.name) as run from run r join step s on s.run_id = r.id
+where r.state in ('waiting', 'running', 'paused') and s.kind like '%.%'
+group by s.kind order by s.kind limit 200;

@@ -344,14 +344,17 @@ select id, state, needed from failed;
 with given as materialized (
     select * from unnest($1::bigint[], $2::uuid[], $3::float8[], $4::text[]) as g (id, token, delay, held)),
 held as materialized (
-    select g.* from given g cross join lateral (
-        select t.state from task t where t.id = g.id and t.token = g.token for update offset 0) as l
+    select g.*, l.worker_id from given g cross join lateral (
+        select t.state, t.worker_id from task t where t.id = g.id and t.token = g.token for update offset 0) as l
     where l.state = 'running'),
 put_back as (
     update task t set state = 'available', worker_id = null, token = null, seq = nextval('task_seq'),
         run_at = clock_timestamp() + make_interval(secs => held.delay), held = left(held.held, 200)
     from held where t.id = held.id
-    returning t.id, t.run_id, t.step, t.lock_key, held.token),
+    returning t.id, t.run_id, t.step, t.lock_key, held.token, held.worker_id, t.attempt, t.claimed_at, t.run_at, t.held),
+noted as (
+    insert into task_wait (task_id, run_id, attempt, worker_id, began_at, until, reason)
+    select id, run_id, attempt, worker_id, claimed_at, run_at, coalesce(held, '') from put_back),
 freed as (
     delete from lock l using put_back p where p.lock_key is not null and l.key = p.lock_key and l.task_id = p.id
         and l.token = p.token),

@@ -48,8 +48,9 @@ on conflict (run_id, step, at) do update set waiting = excluded.waiting, running
     completed = excluded.completed, failed = excluded.failed;
 
 -- name: forget_flow
--- Minutes of more than three days ago; and of runs that ended $1 seconds ago (0: never) all that was noted.
-with gone as (delete from pace where minute < clock_timestamp() - interval '3 days')
+-- Minutes and waits of more than three days ago; and of runs that ended $1 seconds ago (0: never) all that was noted.
+with gone as (delete from pace where minute < clock_timestamp() - interval '3 days'),
+waits as (delete from task_wait where since < clock_timestamp() - interval '3 days')
 delete from flow where $1 > 0 and run_id in (
     select id from run where ended_at < clock_timestamp() - make_interval(secs => $1));
 

@@ -7,15 +7,17 @@ import { Ask } from "../../parts/Ask";
 import { Same } from "../../parts/Same";
 import { Section } from "../../parts/Section";
 import { useWords } from "../../words";
+import { AuditTab } from "./AuditTab";
 import { LocksTab } from "./Locks";
+import { ModelsTab } from "./ModelsTab";
 import { PoolTable } from "./PoolTable";
 import { Quotas } from "./Quotas";
 import { ScalePart } from "./ScalePart";
 import { SchedulesTab } from "./Schedules";
-import { ModelsTab, PacksTab, SettingsTab } from "./Setup";
+import { PacksTab, SettingsTab } from "./Setup";
 import { WorkerTable } from "./WorkerTable";
 
-const TABS = ["crew", "models", "schedules", "locks", "packs", "settings"] as const;
+const TABS = ["crew", "models", "schedules", "locks", "packs", "settings", "audit"] as const;
 type Tab = (typeof TABS)[number];
 
 const SAME: Record<Tab, readonly [string[], string]> = {
@@ -25,6 +27,7 @@ const SAME: Record<Tab, readonly [string[], string]> = {
   locks: [["gristmill locks"], "/locks"],
   packs: [["gristmill packs list"], "/packs"],
   settings: [["gristmill doctor --config"], "/settings"],
+  audit: [[], "/audit"],
 };
 
 function CrewTab(): React.ReactNode {
@@ -63,7 +66,7 @@ function CrewTab(): React.ReactNode {
   );
 }
 
-const BODIES: Record<Tab, () => React.ReactNode> = { crew: CrewTab, models: ModelsTab, schedules: SchedulesTab, locks: LocksTab, packs: PacksTab, settings: SettingsTab };
+const BODIES: Record<Tab, () => React.ReactNode> = { crew: CrewTab, models: ModelsTab, schedules: SchedulesTab, locks: LocksTab, packs: PacksTab, settings: SettingsTab, audit: AuditTab };
 
 export function Crew(): React.ReactNode {
   const say = useWords();

@@ -5,6 +5,7 @@ import { budgetsQuery, limitsQuery } from "../../api/crewQueries";
 import type { Budget, Limit } from "../../api/types";
 import { Ask } from "../../parts/Ask";
 import { Bar } from "../../parts/Bar";
+import { Remove } from "../../parts/Remove";
 import { Section } from "../../parts/Section";
 import { useWords, type Say, type Word } from "../../words";
 import { useChoice } from "../../words/choice";
@@ -44,7 +45,7 @@ function linesOf(limit: Limit, say: Say): Line[] {
   return lines;
 }
 
-function LimitRow({ limit, edit }: { limit: Limit; edit: () => void }): React.ReactNode {
+function LimitRow({ limit, edit, remove }: { limit: Limit; edit: () => void; remove: () => void }): React.ReactNode {
   const say = useWords();
   const { language } = useChoice();
   const notes = [
@@ -58,8 +59,11 @@ function LimitRow({ limit, edit }: { limit: Limit; edit: () => void }): React.Re
       <p className="quota-name">
         <b>{limit.name}</b>
         <span className="quiet">{notes.join(" · ")}</span>
-        <button type="button" className="link-button" onClick={edit}>
+        <button type="button" className="link-button" onClick={edit} aria-label={`${say("crew.quota.change")} ${limit.name}`}>
           {say("crew.quota.change")}
+        </button>
+        <button type="button" className="link-button" onClick={remove} aria-label={`${say("limit.remove")} ${limit.name}`}>
+          {say("limit.remove")}
         </button>
       </p>
       {linesOf(limit, say).map((line) => (
@@ -99,11 +103,19 @@ export function Quotas(): React.ReactNode {
   const say = useWords();
   const limits = useQuery(limitsQuery);
   const budgets = useQuery(budgetsQuery);
-  const [limit, setLimit] = useState<Limit | null>(null);
+  const [limit, setLimit] = useState<Limit | "new" | null>(null);
+  const [removed, setRemoved] = useState<string | null>(null);
   const [budget, setBudget] = useState<Budget | null>(null);
   return (
     <>
-      <Section title={say("crew.quotas")}>
+      <Section
+        title={say("crew.quotas")}
+        side={
+          <button type="button" className="link-button" onClick={() => setLimit("new")}>
+            {say("limit.add")}
+          </button>
+        }
+      >
         <Ask query={limits}>
           {(answer) =>
             answer.items.length === 0 ? (
@@ -111,7 +123,7 @@ export function Quotas(): React.ReactNode {
             ) : (
               <ul>
                 {answer.items.map((each) => (
-                  <LimitRow key={each.name} limit={each} edit={() => setLimit(each)} />
+                  <LimitRow key={each.name} limit={each} edit={() => setLimit(each)} remove={() => setRemoved(each.name)} />
                 ))}
               </ul>
             )
@@ -129,7 +141,10 @@ export function Quotas(): React.ReactNode {
           )}
         </Ask>
       </Section>
-      {limit && <LimitDialog limit={limit} close={() => setLimit(null)} />}
+      {limit && <LimitDialog limit={limit === "new" ? null : limit} close={() => setLimit(null)} />}
+      {removed !== null && (
+        <Remove path={`/limits/${encodeURIComponent(removed)}`} old="limits" title={say("limit.remove.title", { name: removed })} about={say("limit.remove.about")} action={say("limit.remove")} close={() => setRemoved(null)} />
+      )}
       {budget && <BudgetDialog budget={budget} close={() => setBudget(null)} />}
     </>
   );

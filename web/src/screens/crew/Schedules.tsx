@@ -6,9 +6,9 @@ import { change } from "../../api/client";
 import { schedulesQuery } from "../../api/crewQueries";
 import type { Schedule } from "../../api/types";
 import { Ask } from "../../parts/Ask";
-import { Confirm } from "../../parts/Confirm";
 import { Mark } from "../../parts/Mark";
 import { PlainTable } from "../../parts/PlainTable";
+import { Remove } from "../../parts/Remove";
 import { Trouble } from "../../parts/Trouble";
 import { useWords } from "../../words";
 import { clock, duration } from "../../words/numbers";
@@ -31,23 +31,6 @@ function Orders({ schedule, remove }: { schedule: Schedule; remove: () => void }
       </button>
       {order.error && <Trouble error={order.error} />}
     </span>
-  );
-}
-
-function RemoveDialog({ name, close }: { name: string; close: () => void }): React.ReactNode {
-  const say = useWords();
-  const remove = useMutation({
-    mutationFn: () => change("DELETE", `/schedules/${encodeURIComponent(name)}`),
-    onSuccess: () => {
-      void cache.invalidateQueries({ queryKey: ["schedules"] });
-      close();
-    },
-  });
-  return (
-    <Confirm open stay setOpen={(open) => !open && close()} title={say("crew.schedule.remove.title", { name })} action={say("crew.schedule.remove.go")} go={() => remove.mutate()} disabled={remove.isPending}>
-      <p>{say("crew.schedule.remove.about")}</p>
-      {remove.error && <Trouble error={remove.error} />}
-    </Confirm>
   );
 }
 
@@ -77,7 +60,9 @@ export function SchedulesTab(): React.ReactNode {
         </button>
       </p>
       {adding && <ScheduleDialog close={() => setAdding(false)} />}
-      {removed !== null && <RemoveDialog name={removed} close={() => setRemoved(null)} />}
+      {removed !== null && (
+        <Remove path={`/schedules/${encodeURIComponent(removed)}`} old="schedules" title={say("crew.schedule.remove.title", { name: removed })} about={say("crew.schedule.remove.about")} action={say("crew.schedule.remove.go")} close={() => setRemoved(null)} />
+      )}
     </>
   );
 }

@@ -1,31 +1,12 @@
-/** What is set up here: models, packs, settings with their origins. Tables to read. */
+/** What is set up here: packs, settings with their origins. Tables to read. */
 import { useQuery } from "@tanstack/react-query";
-import { modelsQuery, packsQuery, settingsQuery } from "../../api/crewQueries";
+import { packsQuery, settingsQuery } from "../../api/crewQueries";
 import type { Packs } from "../../api/types";
 import { Ask } from "../../parts/Ask";
 import { Mark } from "../../parts/Mark";
 import { PlainTable } from "../../parts/PlainTable";
 import { useWords, type Say } from "../../words";
 import { clock } from "../../words/numbers";
-
-export function ModelsTab(): React.ReactNode {
-  const say = useWords();
-  const models = useQuery(modelsQuery);
-  return (
-    <Ask query={models}>
-      {(answer) => (
-        <PlainTable
-          heads={[say("crew.model.name"), say("crew.model.model"), say("crew.model.key"), say("crew.model.limit"), say("crew.model.origin")]}
-          rows={answer.items.map((model) => [
-            <b key="name" className="strong-link">{model.name}</b>, `${model.provider}:${model.model}`, <code key="key">{model.key ?? "–"}</code>, model.limit ?? "–",
-            <span key="origin" className="quiet">{model.origin}</span>,
-          ])}
-          none={<>{say("crew.models.none")} {answer.free.map((name) => <code key={name}>{name}</code>)}</>}
-        />
-      )}
-    </Ask>
-  );
-}
 
 function standing(pack: Packs["items"][number], say: Say): React.ReactNode {
   if (!pack.usable) {

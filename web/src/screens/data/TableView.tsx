@@ -1,9 +1,10 @@
 /** All records of a run, filtered by the grammar that exports use too. */
 import { useInfiniteQuery } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
-import { useCallback, useEffect, useMemo, useState } from "react";
+import { useCallback, useEffect, useMemo } from "react";
 import { recordsQuery } from "../../api/queries";
 import type { RecordRow } from "../../api/types";
+import { FilterLine } from "../../parts/FilterLine";
 import { Mark } from "../../parts/Mark";
 import { headline } from "../../parts/RecordBody";
 import { Rows, type Column } from "../../parts/Rows";
@@ -27,8 +28,6 @@ export function TableView({ run, search }: { run: number; search: DataSearch }):
   const say = useWords();
   const navigate = useNavigate({ from: "/data" });
   const filter = search.filter ?? (search.contains ? containing(search.contains) : "");
-  const [text, setText] = useState(filter);
-  useEffect(() => setText(filter), [filter]);
   const records = useInfiniteQuery(recordsQuery(run, search.kind ?? "", filter));
   const rows = useMemo(() => records.data?.pages.flatMap((page) => page.items) ?? [], [records.data]);
   const { hasNextPage, isFetchingNextPage, fetchNextPage } = records;
@@ -46,36 +45,30 @@ export function TableView({ run, search }: { run: number; search: DataSearch }):
     { name: say("data.item"), width: "minmax(70px, 1fr)", cell: (row) => <span className="quiet">{row.item}</span> },
     { name: say("data.state"), width: "100px", cell: (row) => <Mark state={row.state} /> },
   ];
-  const apply = (event: React.FormEvent): void => {
-    event.preventDefault();
-    void navigate({ search: ({ contains: _, filter: __, ...rest }) => (text.trim() ? { ...rest, filter: text.trim() } : rest) });
-  };
   return (
     <Section title={say("data.table")}>
-      <form className="row filter" onSubmit={apply}>
-        <label>
-          {say("data.kind")}{" "}
-          <select
-            value={search.kind ?? ""}
-            onChange={(event) => {
-              const kind = event.target.value;
-              void navigate({ search: ({ kind: _, ...rest }) => (kind ? { ...rest, kind } : rest) });
-            }}
-          >
-            <option value="">{say("all")}</option>
-            {KINDS.map((kind) => (
-              <option key={kind}>{kind}</option>
-            ))}
-          </select>
-        </label>
-        <label className="filter-text">
-          <span className="hidden-text">{say("filter.label")}</span>
-          <input value={text} onChange={(event) => setText(event.target.value)} placeholder={say("data.filter.example")} spellCheck={false} className="mono" />
-        </label>
-        <button type="submit" className="button">
-          {say("filter.apply")}
-        </button>
-      </form>
+      <FilterLine
+        filter={filter}
+        apply={(text) => void navigate({ search: ({ contains: _, filter: __, ...rest }) => (text ? { ...rest, filter: text } : rest) })}
+        example={say("data.filter.example")}
+        before={
+          <label>
+            {say("data.kind")}{" "}
+            <select
+              value={search.kind ?? ""}
+              onChange={(event) => {
+                const kind = event.target.value;
+                void navigate({ search: ({ kind: _, ...rest }) => (kind ? { ...rest, kind } : rest) });
+              }}
+            >
+              <option value="">{say("all")}</option>
+              {KINDS.map((kind) => (
+                <option key={kind}>{kind}</option>
+              ))}
+            </select>
+          </label>
+        }
+      />
       {records.error && <Trouble error={records.error} />}
       {rows.length > 0 ? (
         <Rows label={say("data.table")} rows={rows} columns={columns} keyOf={(row) => `${row.stage}-${row.id}`} open={(row) => void navigate({ to: "/records/$record", params: { record: String(row.id) } })} atEnd={atEnd} height={640} />

@@ -1,5 +1,7 @@
 /** Is it good? */
 import { Link, useNavigate, useSearch } from "@tanstack/react-router";
+import { useCallback, useState } from "react";
+import type { ActionState } from "../../api/types";
 import { useKeys } from "../../keyboard/keys";
 import { Ask } from "../../parts/Ask";
 import { NoRun, RunChoice, useChosenRun } from "../../parts/RunChoice";
@@ -7,6 +9,9 @@ import { Same } from "../../parts/Same";
 import { Empty } from "../../parts/Section";
 import { Trouble } from "../../parts/Trouble";
 import { useWords } from "../../words";
+import { BulkState } from "../run/Bulk";
+import { AssignDialog } from "./AssignDialog";
+import { DecideAll } from "./DecideAll";
 import { Focus } from "./Focus";
 import { Grid } from "./Grid";
 import { Strip } from "./Strip";
@@ -63,6 +68,34 @@ function Desk({ run, by, view, toggle }: { run: number; by: By; view: "focus" | 
   );
 }
 
+/** What concerns many rows at once: shared out among people, or decided together. */
+function useMany(run: number | undefined, name: string, by: By): { buttons: React.ReactNode; below: React.ReactNode; round: number } {
+  const say = useWords();
+  const [open, setOpen] = useState<"assign" | "all" | null>(null);
+  const [action, setAction] = useState<ActionState | null>(null);
+  const [round, setRound] = useState(0); // the queue is claimed anew when a bulk decision has been made
+  const ended = useCallback(() => setRound((before) => before + 1), []);
+  const close = (): void => setOpen(null);
+  const buttons = (
+    <>
+      <button type="button" className="button" onClick={() => setOpen("all")}>
+        {say("review.all")}
+      </button>
+      <button type="button" className="button" onClick={() => setOpen("assign")}>
+        {say("review.assign")}
+      </button>
+    </>
+  );
+  const below = run !== undefined && (
+    <>
+      {action?.id != null && action.run === run && <BulkState key={action.id} id={action.id} ended={ended} />}
+      {open === "all" && <DecideAll run={run} name={name} close={close} begun={setAction} />}
+      {open === "assign" && <AssignDialog run={run} name={name} by={by} close={close} />}
+    </>
+  );
+  return { buttons, below, round };
+}
+
 export function Review(): React.ReactNode {
   const say = useWords();
   const search = useSearch({ from: "/review" });
@@ -72,6 +105,7 @@ export function Review(): React.ReactNode {
   const view = search.view ?? "focus";
   const toggle = (): void => void navigate({ search: (before) => ({ ...before, view: view === "grid" ? "focus" : "grid" }) });
   const name = run?.name ?? String(id ?? "");
+  const many = useMany(id, name, by);
   return (
     <Ask query={query} lines={14}>
       {() =>
@@ -96,9 +130,11 @@ export function Review(): React.ReactNode {
                 <button type="button" className="button" onClick={toggle} aria-pressed={view === "grid"}>
                   {say(view === "grid" ? "review.view.focus" : "review.view.grid")} <kbd>v</kbd>
                 </button>
+                {many.buttons}
               </div>
             </div>
-            <Desk key={`${id}-${by}-${view}`} run={id} by={by} view={view} toggle={toggle} />
+            {many.below}
+            <Desk key={`${id}-${by}-${view}-${many.round}`} run={id} by={by} view={view} toggle={toggle} />
             <Same commands={[`gristmill review next ${name}`, `gristmill review stats ${name}`]} path="/reviews" query={{ run: id }} />
           </>
         )

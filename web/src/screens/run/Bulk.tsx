@@ -1,10 +1,11 @@
 /** The same to all that match: the exact count and what it would take, then a durable run, and how far it is. */
 import { useMutation, useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
+import { useEffect } from "react";
 import { cache } from "../../api/cache";
 import { change } from "../../api/client";
 import { actionQuery, foreseenQuery } from "../../api/queries";
-import type { ActionState, RunDetail, WantedAction } from "../../api/types";
+import type { ActionState, WantedAction } from "../../api/types";
 import { Ask } from "../../parts/Ask";
 import { Confirm } from "../../parts/Confirm";
 import { Mark } from "../../parts/Mark";
@@ -13,7 +14,7 @@ import { Trouble } from "../../parts/Trouble";
 import { useWords } from "../../words";
 import { count, duration, money, short } from "../../words/numbers";
 
-export type Verb = "retry" | "cancel";
+export type Verb = "retry" | "cancel" | "pause" | "resume" | "drop" | "accept" | "reject" | "skip";
 export type Wanted = Partial<WantedAction> & { action: Verb };
 
 function costOf(cost: Record<string, string>): string {
@@ -28,33 +29,35 @@ function known(value: number | null | undefined): string {
 function Foreseen({ found }: { found: ActionState }): React.ReactNode {
   const say = useWords();
   const { forecast } = found;
-  if (!forecast || found.action !== "retry") return null;
+  if (!forecast || found.action !== "retry") return <p className="quiet">{say("bulk.free")}</p>;
   return (
     <>
       <Figures>
-        <Figure name={say("run.bulk.calls")} value={known(forecast.calls)} />
-        <Figure name={say("run.bulk.tokens")} value={known(forecast.tokens)} />
-        <Figure name={say("run.bulk.cost")} value={costOf(forecast.cost)} />
-        <Figure name={say("run.bulk.time")} value={duration(forecast.seconds ?? null)} />
+        <Figure name={say("bulk.calls")} value={known(forecast.calls)} />
+        <Figure name={say("bulk.tokens")} value={known(forecast.tokens)} />
+        <Figure name={say("bulk.cost")} value={costOf(forecast.cost)} />
+        <Figure name={say("bulk.time")} value={duration(forecast.seconds ?? null)} />
       </Figures>
-      <p className="quiet">{say("run.bulk.basis", { basis: forecast.basis })}</p>
+      <p className="quiet">{say("bulk.basis", { basis: forecast.basis })}</p>
     </>
   );
 }
 
 interface Props {
-  run: RunDetail;
+  name: string; // of the run
   wanted: Wanted;
+  note?: string; // goes with the decision; nothing is counted anew for it
+  fields?: React.ReactNode; // where the action itself is chosen in the dialog
   close: () => void;
   begun: (action: ActionState) => void;
 }
 
-export function BulkDialog({ run, wanted, close, begun }: Props): React.ReactNode {
+export function BulkDialog({ name, wanted, note, fields, close, begun }: Props): React.ReactNode {
   const say = useWords();
   const foreseen = useQuery(foreseenQuery(wanted));
   const n = foreseen.isFetching ? undefined : foreseen.data?.count;
   const begin = useMutation({
-    mutationFn: () => change<ActionState>("POST", "/actions", { ...wanted, confirm: n }),
+    mutationFn: () => change<ActionState>("POST", "/actions", { ...wanted, ...(note ? { note } : {}), confirm: n }),
     onSuccess: (action) => {
       void cache.invalidateQueries({ queryKey: ["run"] });
       begun(action);
@@ -68,23 +71,25 @@ export function BulkDialog({ run, wanted, close, begun }: Props): React.ReactNod
       open
       stay
       setOpen={(open) => !open && close()}
-      title={say(`run.bulk.${wanted.action}.title`)}
-      action={say(`run.bulk.${wanted.action}.go`, { n: n === undefined ? "…" : count(n) })}
-      cancel={say("run.bulk.keep")}
+      title={say(`bulk.${wanted.action}.title`)}
+      action={say(`bulk.${wanted.action}.go`, { n: n === undefined ? "…" : count(n) })}
+      cancel={say("bulk.keep")}
       go={() => begin.mutate()}
       disabled={!n || begin.isPending}
     >
-      <p>
-        <code className="quiet">{narrowed || say("run.bulk.all")}</code>
-      </p>
+      {fields ?? (
+        <p>
+          <code className="quiet">{narrowed || say("bulk.all")}</code>
+        </p>
+      )}
       <Ask query={foreseen}>
         {(found) => (
           <>
             <p aria-live="polite">
-              <b>{say(`run.bulk.${wanted.action}.count`, { n: count(found.count), run: run.name })}</b>
+              <b>{say(`bulk.${wanted.action}.count`, { n: count(found.count), run: name })}</b>
             </p>
             <Foreseen found={found} />
-            <p>{say("run.bulk.about")}</p>
+            <p>{say("bulk.about")}</p>
           </>
         )}
       </Ask>
@@ -94,18 +99,22 @@ export function BulkDialog({ run, wanted, close, begun }: Props): React.ReactNod
 }
 
 /** How far a bulk action is, with a link to the run that does it. */
-export function BulkState({ id }: { id: number }): React.ReactNode {
+export function BulkState({ id, ended }: { id: number; ended?: () => void }): React.ReactNode {
   const say = useWords();
   const action = useQuery(actionQuery(id));
+  const over = Boolean(action.data?.ended_at);
+  useEffect(() => {
+    if (over) ended?.();
+  }, [over, ended]);
   if (!action.data) return null;
   const { action: verb, count: n, parts, done, state } = action.data;
   return (
     <p className="row bulk-state" role="status">
       <Mark state={state} />
-      <span>{say(`run.bulk.${verb as Verb}.doing`, { n: count(n) })}</span>
-      <span className="quiet">{say("run.bulk.parts", { done: count(done), n: count(parts) })}</span>
+      <span>{say(`bulk.${verb as Verb}.doing`, { n: count(n) })}</span>
+      <span className="quiet">{say("bulk.parts", { done: count(done), n: count(parts) })}</span>
       <Link to="/runs/$run" params={{ run: String(id) }} className="link">
-        {say("run.bulk.open")}
+        {say("bulk.open")}
       </Link>
     </p>
   );

@@ -1,21 +1,23 @@
-/** The tasks of a run, as many as there are: only those in sight are drawn, the next page is fetched on the way. */
+/** What a run is made of, as many as there are: its pieces of work, or its inputs. */
 import { useInfiniteQuery } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
 import { useCallback, useEffect, useMemo, useState } from "react";
 import { tasksQuery } from "../../api/queries";
-import type { RunDetail, TaskRow } from "../../api/types";
+import type { Item, RunDetail, TaskRow } from "../../api/types";
 import { Ask } from "../../parts/Ask";
+import { FilterLine } from "../../parts/FilterLine";
 import { Mark } from "../../parts/Mark";
 import { Rows, type Column } from "../../parts/Rows";
 import { Section } from "../../parts/Section";
 import { sayKnown, useWords } from "../../words";
 import { clock } from "../../words/numbers";
 import { BulkDialog, BulkState, type Verb, type Wanted } from "./Bulk";
+import { Inputs } from "./Inputs";
 
 const states = ["", "failed", "quarantined", "running", "available", "waiting", "completed", "cancelled"] as const;
 
-const VERBS: readonly Verb[] = ["retry", "cancel"];
-const MEANT: Record<Verb, readonly string[]> = { retry: ["", "failed", "quarantined"], cancel: ["", "running", "available", "waiting"] };
+const VERBS = ["retry", "cancel"] as const;
+const MEANT: Record<(typeof VERBS)[number], readonly string[]> = { retry: ["", "failed", "quarantined"], cancel: ["", "running", "available", "waiting"] };
 
 /** What is in sight, as words of an action. */
 function wantedOf(run: number, action: Verb, state: string, stage: string, filter: string): Wanted {
@@ -23,13 +25,16 @@ function wantedOf(run: number, action: Verb, state: string, stage: string, filte
   return { action, run: String(run), ...(stage ? { stage } : {}), ...(parts.length ? { filter: parts.join(" and ") } : {}) };
 }
 
-export function Pieces({ run }: { run: RunDetail }): React.ReactNode {
+interface Seen {
+  state: string;
+  stage: string;
+  filter: string;
+}
+
+function Tasks({ run, seen, setFilter }: { run: RunDetail; seen: Seen; setFilter: (filter: string) => void }): React.ReactNode {
   const say = useWords();
   const navigate = useNavigate();
-  const [state, setState] = useState<string>(run.progress.failed > 0 ? "failed" : "");
-  const [stage, setStage] = useState("");
-  const [text, setText] = useState("");
-  const [filter, setFilter] = useState("");
+  const { state, stage, filter } = seen;
   const [bulk, setBulk] = useState<Verb | null>(null);
   const [begun, setBegun] = useState<number | null>(null);
   const tasks = useInfiniteQuery(tasksQuery(run.id, state, stage, filter));
@@ -50,54 +55,21 @@ export function Pieces({ run }: { run: RunDetail }): React.ReactNode {
     { name: say("run.piece.when"), width: "76px", number: true, cell: (row) => clock(row.ended_at ?? row.claimed_at ?? row.run_at, true) },
     { name: say("run.piece.note"), width: "minmax(60px, 2fr)", cell: (row) => row.message ?? row.held ?? row.worker ?? "" },
   ];
-  const filters = (
-    <>
-      <label>
-        {say("run.filter.state")}{" "}
-        <select value={state} onChange={(event) => setState(event.target.value)}>
-          {states.map((each) => (
-            <option key={each} value={each}>
-              {each ? sayKnown(say, "state", each) : say("all")}
-            </option>
-          ))}
-        </select>
-      </label>
-      <label>
-        {say("run.flow.stage")}{" "}
-        <select value={stage} onChange={(event) => setStage(event.target.value)}>
-          <option value="">{say("all")}</option>
-          {run.stages.map((each) => (
-            <option key={each.name}>{each.name}</option>
-          ))}
-        </select>
-      </label>
-    </>
-  );
-  const verbs = VERBS.filter((verb) => MEANT[verb].includes(state) && (verb === "retry" ? run.progress.failed : run.progress.running + run.progress.waiting) > 0);
+  const { failed, running, waiting } = run.progress;
+  const verbs = VERBS.filter((verb) => MEANT[verb].includes(state) && (verb === "retry" ? failed : running + waiting) > 0);
   return (
-    <Section title={say("run.pieces")} side={filters}>
-      <form
-        className="row filter"
-        onSubmit={(event) => {
-          event.preventDefault();
-          setFilter(text.trim());
-        }}
-      >
-        <label className="filter-text">
-          <span className="hidden-text">{say("filter.label")}</span>
-          <input value={text} onChange={(event) => setText(event.target.value)} placeholder={say("run.filter.example")} spellCheck={false} className="mono" />
-        </label>
-        <button type="submit" className="button">
-          {say("filter.apply")}
-        </button>
-        {verbs.map((verb) => (
-          <button key={verb} type="button" className={verb === "cancel" ? "button button-danger" : "button"} disabled={text.trim() !== filter} onClick={() => setBulk(verb)}>
-            {say(`run.bulk.${verb}`)}
-          </button>
-        ))}
-      </form>
+    <>
+      <FilterLine filter={filter} apply={setFilter} example={say("run.filter.example")}>
+        {(settled) =>
+          verbs.map((verb) => (
+            <button key={verb} type="button" className={verb === "cancel" ? "button button-danger" : "button"} disabled={!settled} onClick={() => setBulk(verb)}>
+              {say(`bulk.${verb}`)}
+            </button>
+          ))
+        }
+      </FilterLine>
       {begun !== null && <BulkState id={begun} />}
-      {bulk && <BulkDialog run={run} wanted={wantedOf(run.id, bulk, state, stage, filter)} close={() => setBulk(null)} begun={(action) => setBegun(action.id)} />}
+      {bulk && <BulkDialog name={run.name} wanted={wantedOf(run.id, bulk, state, stage, filter)} close={() => setBulk(null)} begun={(action) => setBegun(action.id)} />}
       <Ask query={tasks} lines={10}>
         {() =>
           rows.length === 0 ? (
@@ -114,6 +86,56 @@ export function Pieces({ run }: { run: RunDetail }): React.ReactNode {
           )
         }
       </Ask>
+    </>
+  );
+}
+
+export function Pieces({ run }: { run: RunDetail }): React.ReactNode {
+  const say = useWords();
+  const [what, setWhat] = useState<"tasks" | "inputs">("tasks");
+  const [seen, setSeen] = useState<Seen>({ state: run.progress.failed > 0 ? "failed" : "", stage: "", filter: "" });
+  const set = (changed: Partial<Seen>): void => setSeen((before) => ({ ...before, ...changed }));
+  const look = (item: Item): void => {
+    setSeen({ state: "", stage: "", filter: `item = '${item.name.replaceAll("'", "''")}'` });
+    setWhat("tasks");
+  };
+  const side = (
+    <>
+      {what === "tasks" && (
+        <>
+          <label>
+            {say("run.filter.state")}{" "}
+            <select value={seen.state} onChange={(event) => set({ state: event.target.value })}>
+              {states.map((each) => (
+                <option key={each} value={each}>
+                  {each ? sayKnown(say, "state", each) : say("all")}
+                </option>
+              ))}
+            </select>
+          </label>
+          <label>
+            {say("run.flow.stage")}{" "}
+            <select value={seen.stage} onChange={(event) => set({ stage: event.target.value })}>
+              <option value="">{say("all")}</option>
+              {run.stages.map((each) => (
+                <option key={each.name}>{each.name}</option>
+              ))}
+            </select>
+          </label>
+        </>
+      )}
+      <span className="switch" role="group" aria-label={say("run.rows")}>
+        {(["tasks", "inputs"] as const).map((each) => (
+          <button key={each} type="button" aria-pressed={what === each} onClick={() => setWhat(each)}>
+            {say(`run.rows.${each}`)}
+          </button>
+        ))}
+      </span>
+    </>
+  );
+  return (
+    <Section title={say("run.pieces")} side={side}>
+      {what === "tasks" ? <Tasks run={run} seen={seen} setFilter={(filter) => set({ filter })} /> : <Inputs run={run} look={look} />}
     </Section>
   );
 }
