@@ -23,7 +23,7 @@ from typing import Any
 import asyncpg
 
 from benchmarks import engine_peers
-from benchmarks.engine_processes import LIMIT_TABLES
+from benchmarks.engine_processes import HOLDS, LIMIT_TABLES
 from benchmarks.measure import (
     Bench,
     bench,
@@ -233,6 +233,21 @@ async def idle_gristmill(made: Bench, sizes: Sizes) -> dict[str, list[float]]:
     return found
 
 
+async def recovery(made: Bench) -> float | None:
+    """As `engine_peers.recoveries`, of ours."""
+    async with made.database() as url:
+        connection = await connect(url)
+        start = ("-m", "benchmarks.engine_processes", "gristmill", url, json.dumps(SETTINGS))
+        workers = [made.processes.start(*start) for _ in range(2)]
+        await workers_ready(connection, 2)
+        run_id = await make_run(connection)
+        await queue.enqueue(connection, [NewTask(run_id, "nothing", payload=HOLDS)] * engine_peers.HELD)
+        await queue.hint(connection)
+        took = await engine_peers.begun_again(made, workers, engine_peers.HELD, 60)
+        await connection.close()
+    return took
+
+
 async def measure(sizes: Sizes, peers: str | None) -> str:
     drains: dict[tuple[str, int], list[Drain]] = defaultdict(list)
     enqueued: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -252,10 +267,12 @@ async def measure(sizes: Sizes, peers: str | None) -> str:
                     peer_rows[name].append(found)
         first = await first_job_limit(made)
         idle = await idle_gristmill(made, sizes)
-    parts = [_drain_table(drains), _enqueue_table(enqueued), _idle_text(idle, first)]
+        ours = await recovery(made)
+        again = await engine_peers.recoveries(made, peers or "", peer_rows)
+    parts = [_drain_table(drains), _enqueue_table(enqueued), _idle_text(idle, first, ours)]
     if peer_rows:
         limits = [[drain.per_second for drain in drains["limit", processes]] for processes in (1, 2)]
-        parts.append(engine_peers.report(peer_rows, list(zip(*limits, strict=True))))
+        parts.append(engine_peers.report(peer_rows, list(zip(*limits, strict=True)), again))
     return "\n\n".join(parts)
 
 
@@ -288,7 +305,7 @@ def _enqueue_table(enqueued: dict[str, list[tuple[float, float]]]) -> str:
     return table(("", "enqueued/s, one a commit", "of the limit", "1,000 a commit", "of the limit (COPY)"), rows)
 
 
-def _idle_text(idle: dict[str, list[float]], first: float) -> str:
+def _idle_text(idle: dict[str, list[float]], first: float, again: float | None) -> str:
     late = idle["late"]
     rows = [
         ["pickup of a single task, p50 / p99", f"{middle(late) * 1e3:.0f} / {percentile(late, 0.99) * 1e3:.0f} ms"],
@@ -299,6 +316,7 @@ def _idle_text(idle: dict[str, list[float]], first: float) -> str:
             " + ".join(f"{idle[f'idle {name}'][0] * 100:.1f}" for name in ("worker", "beat", "server"))
             + " % of a core",
         ],
+        ["SIGKILL of one of two to its tasks begun again by the other", engine_peers.said(again)],
     ]
     return table(("one idle worker with 100 slots", ""), rows)
 

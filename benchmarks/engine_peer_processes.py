@@ -6,6 +6,8 @@ engine_peer_processes.py NAME work URL                  a worker with 100 jobs a
                                                         line, says `begun N WHEN` (monotonic) as jobs begin; after the
                                                         line `late N` it enqueues N single jobs, one after the other,
                                                         and says `late` with the seconds until each began
+engine_peer_processes.py NAME hold URL                  the same worker, whose jobs do not end; after the line `add N`
+                                                        it enqueues N of them
 """
 
 from __future__ import annotations
@@ -25,16 +27,19 @@ AT_ONCE = 100
 class Begun:
     """What every engine reports to: how many jobs have begun, and when."""
 
-    def __init__(self) -> None:
+    def __init__(self, lasts: float = 0.0) -> None:
+        self.lasts = lasts  # seconds that a job takes
         self.count = 0
         self.last = 0.0
         self.single: asyncio.Future[float] | None = None
 
-    def job(self) -> None:
+    async def job(self) -> None:
         self.count += 1
         self.last = time.monotonic()
         if self.single is not None and not self.single.done():
             self.single.set_result(self.last)
+        if self.lasts:
+            await asyncio.sleep(self.lasts)
 
 
 @dataclass
@@ -58,7 +63,7 @@ async def pgqueuer(url: str, begun: Begun, install: bool) -> AsyncIterator[Peer]
 
     @engine.entrypoint("nothing")  # type: ignore[untyped-decorator,unused-ignore]
     async def nothing(job: object) -> None:
-        begun.job()
+        await begun.job()
 
     async def enqueue(number: int) -> None:
         await queries.enqueue(["nothing"] * number, [None] * number, [0] * number)
@@ -74,7 +79,7 @@ async def procrastinate(url: str, begun: Begun, install: bool) -> AsyncIterator[
 
     @app.task(name="nothing")  # type: ignore[untyped-decorator,unused-ignore]
     async def nothing() -> None:
-        begun.job()
+        await begun.job()
 
     async def enqueue(number: int) -> None:
         if number == 1:
@@ -96,7 +101,7 @@ async def oban(url: str, begun: Begun, install: bool) -> AsyncIterator[Peer]:
     @worker(queue="default")  # type: ignore[untyped-decorator,unused-ignore]
     class Nothing:
         async def process(self, job: object) -> None:
-            begun.job()
+            await begun.job()
 
     pool = await Oban.create_pool(url)
     if install:
@@ -125,7 +130,7 @@ async def dbos(url: str, begun: Begun, install: bool) -> AsyncIterator[Peer]:
 
     @DBOS.workflow()  # type: ignore[untyped-decorator,unused-ignore]
     async def nothing() -> None:
-        begun.job()
+        await begun.job()
 
     async def start() -> None:
         DBOS.launch()
@@ -191,9 +196,23 @@ async def work(name: str, url: str) -> None:
             await working
 
 
+async def hold(name: str, url: str) -> None:
+    begun = Begun(lasts=3600.0)
+    async with PEERS[name](url, begun, False) as peer:
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        both = asyncio.gather(peer.work(), tell_begun(begun))
+        while (line := await asyncio.to_thread(sys.stdin.readline)).startswith("add"):
+            await peer.enqueue(int(line.split()[1]))
+        both.cancel()
+
+
 def main() -> None:
     name, mode, *arguments = sys.argv[1:]
-    asyncio.run(enqueue(name, *arguments) if mode == "enqueue" else work(name, *arguments))
+    if mode == "enqueue":
+        asyncio.run(enqueue(name, *arguments))
+    else:
+        asyncio.run((work if mode == "work" else hold)(name, *arguments))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -21,10 +22,12 @@ from benchmarks.measure import (
     percentile,
     table,
     tell,
+    until,
 )  # fmt: skip
 
 SLOWER = {"pgqueuer": 1, "oban": 2, "procrastinate": 6, "dbos": 6}  # so they get so many times fewer jobs
 NAMES = tuple(SLOWER)
+HELD, PATIENCE = 8, 200.0  # jobs under way when a worker is killed; seconds until we no longer wait for them
 SCRIPT = str(ROOT / "benchmarks" / "engine_peer_processes.py")
 
 
@@ -69,8 +72,8 @@ async def _enqueue(made: Bench, python: str, name: str, single: int, count: int)
         return await _fill(made, python, name, url, single, count)
 
 
-async def _start(made: Bench, python: str, name: str, url: str) -> subprocess.Popen[str]:
-    process = made.processes.start(SCRIPT, name, "work", url, python=python)
+async def _start(made: Bench, python: str, name: str, url: str, mode: str = "work") -> subprocess.Popen[str]:
+    process = made.processes.start(SCRIPT, name, mode, url, python=python)
     await line_of(process)
     return process
 
@@ -134,8 +137,69 @@ async def _first(made: Bench, python: str, name: str) -> float:
     return last - began
 
 
-def report(found: dict[str, list[Peer]], limits: Sequence[tuple[float, float]]) -> str:
-    """`limits`: jobs a second of the limit with one and two workers, of the same rounds."""
+async def recoveries(made: Bench, python: str, names: Iterable[str]) -> dict[str, float | None]:
+    """Seconds from SIGKILL of one of two live workers, with the peer's defaults, until all its jobs have begun again.
+    None: not within `PATIENCE`. All peers at once, each in its own database: nearly all of it is waiting."""
+
+    async def recovery(name: str, url: str) -> float | None:
+        workers = [await _start(made, python, name, url, "hold") for _ in range(2)]
+        for worker in workers:
+            tell(worker, "go")
+        await asyncio.sleep(5)
+        tell(workers[0], f"add {HELD}")
+        return await begun_again(made, workers, HELD, PATIENCE)
+
+    async with contextlib.AsyncExitStack() as databases:
+        urls = {name: await databases.enter_async_context(made.database("template0")) for name in names}
+        for name, url in urls.items():
+            await _fill(made, python, name, url, 0, 0)
+        found = await asyncio.gather(*(recovery(name, url) for name, url in urls.items()))
+    return dict(zip(urls, found, strict=True))
+
+
+async def begun_again(
+    made: Bench, workers: Sequence[subprocess.Popen[str]], count: int, patience: float
+) -> float | None:
+    """Waits until `count` jobs run, kills the worker that has most of them, and waits for the others to begin those.
+
+    Workers say `begun N WHEN`: so many so far, the latest at that moment (monotonic). Seconds, or None.
+    """
+    begun = dict.fromkeys(workers, 0)
+    when = dict.fromkeys(workers, 0.0)
+
+    async def listen(worker: subprocess.Popen[str]) -> None:
+        with contextlib.suppress(RuntimeError, TimeoutError):
+            while True:
+                _, number, moment = (await line_of(worker, patience + 60)).split()
+                begun[worker], when[worker] = int(number), float(moment)
+
+    async def all_begun() -> bool:
+        return sum(begun.values()) >= count
+
+    listening = [asyncio.create_task(listen(worker)) for worker in workers]
+    await until(all_begun, 60)
+    victim = max(workers, key=lambda worker: begun[worker])
+    killed, count = time.monotonic(), count + begun[victim]
+    made.processes.end(victim)
+    try:
+        await until(all_begun, patience)
+        return max(when[worker] for worker in workers if worker is not victim) - killed
+    except TimeoutError:
+        return None
+    finally:
+        made.processes.end(*(worker for worker in workers if worker is not victim))
+        await asyncio.gather(*listening)
+
+
+def said(seconds: float | None) -> str:
+    """A recovery in words."""
+    return f"not within {PATIENCE:.0f} s" if seconds is None else f"{seconds:.1f} s"
+
+
+def report(
+    found: dict[str, list[Peer]], limits: Sequence[tuple[float, float]], again: Mapping[str, float | None]
+) -> str:
+    """`limits`: jobs a second of the limit with one and two workers, of the same rounds. `again`: see `recoveries`."""
     rows = []
     for name, peers in found.items():
         late = [one for peer in peers for one in peer.late]
@@ -147,7 +211,9 @@ def report(found: dict[str, list[Peer]], limits: Sequence[tuple[float, float]]) 
             f"{middle(p.single for p in peers):,.0f} / {middle(p.bulk for p in peers):,.0f}",
             f"{middle(late) * 1e3:.1f} / {percentile(late, 0.99) * 1e3:.1f} ms",
             f"{middle(p.first for p in peers):.2f} s", f"{middle(p.memory for p in peers):.0f} MiB",
+            said(again.get(name)),
         ])  # fmt: skip
     head = ("peers", "jobs/s, 1 / 2 processes", "of the limit", "CPU us a job, worker + server",
-            "enqueued/s one / bulk", "pickup p50 / p99", "start to first job", "memory (PSS)")  # fmt: skip
+            "enqueued/s one / bulk", "pickup p50 / p99", "start to first job", "memory (PSS)",
+            "SIGKILL to its jobs begun again by another")  # fmt: skip
     return table(head, rows)

@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 
+HOLDS = '{"hold": true}'
 LIMIT_TABLES = """
 create table job (
     id bigint generated always as identity primary key,
@@ -65,7 +66,8 @@ async def limit(url: str) -> None:
 
 
 async def gristmill(url: str, settings: str) -> None:
-    """A worker with an operator that does nothing. Says `first` at its first task, and how late a stamped one came."""
+    """A worker with an operator that does nothing. Says `first` at its first task, and how late a stamped one came; or
+    how many have `begun` that do not end."""
     from gristmill.engine.queue import NewTask, Task
     from gristmill.engine.retry import DEFAULT, Policy
     from gristmill.engine.worker import Outcome, Worker, WorkerSettings
@@ -74,11 +76,16 @@ async def gristmill(url: str, settings: str) -> None:
         kinds: Sequence[str] = ("nothing",)
         isolates = False
         started = False
+        held = 0
 
         async def policy(self, task: Task) -> Policy:
             return DEFAULT
 
         async def perform(self, task: Task, *, alone: bool = False) -> Outcome:
+            if task.payload == HOLDS:
+                self.held += 1
+                say(f"begun {self.held} {time.monotonic()}")
+                await asyncio.sleep(3600)
             if not self.started:
                 self.started = True
                 say("first")

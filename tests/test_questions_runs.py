@@ -22,6 +22,7 @@ from gristmill.operators import (
     answer,
     ask,
     assign_labels,
+    dedup_documents,
     distill_questions,
     ga_pairs,
     label_tree,
@@ -273,3 +274,25 @@ async def test_a_folder_of_prompts_that_is_not_there_is_an_error_before_the_run(
 def test_the_shipped_workflows_of_questions_fit_together(name: str) -> None:
     flow = find_workflow(name)
     assert [spec.name for spec in flow.steps][-2:] == ["answer", "dedup"]
+
+
+async def test_of_documents_that_say_nearly_the_same_one_is_asked_about(app: App, tmp_path: Path) -> None:
+    mills = tmp_path / "mills"
+    mills.mkdir()
+    lines = [
+        f"Wheel number {number} turns {number} stones. Their flour goes to town {number}." for number in range(1, 9)
+    ]
+    (mills / "a.txt").write_text("\n".join(lines))
+    (mills / "b.txt").write_text("\n".join([*lines[:7], "Nobody knows."]))
+    (mills / "c.txt").write_text("A windmill has four sails. They turn with the wind all day.")
+    flow = [read, dedup_documents.using(threshold=0.7), cut, ask.using(count=1), answer]
+    async with hand_of(app) as hand:
+        alone = await app.start(Workflow("plain", [read, cut, *flow[3:]]), [mills / "b.txt"], model=MODEL)
+        await hand.drain(alone)  # its questions about what is the same are made of b
+        run = await app.start(Workflow("new", flow), [mills], model=MODEL)
+        progress, _ = await hand.drain(run)
+    assert progress.state == "completed", await run.failures()
+    assert {step.name: step.completed for step in progress.steps}["t_questions_cut"] == 2
+    rows = [row async for row in run.rows()]
+    assert len(rows) == 9
+    assert {row.chunk for row in rows} == {*lines, "A windmill has four sails. They turn with the wind all day."}

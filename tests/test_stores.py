@@ -30,6 +30,13 @@ from tests.llm.conftest import ScriptedServer, model_server, scripted_server
 
 __all__ = ["model_server", "scripted_server"]
 
+
+@pytest.fixture(autouse=True)
+async def pgvector_here(pool: Any) -> None:
+    if not await pool.fetchval("select exists (select from pg_available_extensions where name = 'vector')"):
+        pytest.skip("this server has no pgvector")
+
+
 TEXTS = {
     "pumps.md": "# Pumps\n\nA pump moves water uphill. Its seal is changed every 400 hours of work.\n",
     "leases.md": "# Leases\n\nA worker renews its lease every three seconds, or its tasks are given to others.\n",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import asyncpg
 
-from gristmill import bulk, exporting, notify, starting
+from gristmill import bulk, exchanging, exporting, notify, starting
 from gristmill.bindings import ModelSource
 from gristmill.config import HANDED_ON, Settings, load_settings
 from gristmill.crew.launch import Crew
@@ -124,7 +124,7 @@ class App:
     async def start(
         self, workflow: Workflow | str, sources: Sequence[Path | str] | Inputs, *, model: str | None = None,
         fresh: bool = False, after: Sequence[Run] = (), events: Literal["run", "items", "tasks"] = "items",
-        budget: Decimal | float | None = None, reuse: bool = True,
+        budget: Decimal | float | None = None, reuse: bool = True, name: str | None = None,
     ) -> Run:  # fmt: skip
         """Starts a run over inputs, or goes on with the run of the same workflow over the same inputs: files, folders,
         globs, zip archives, http and https URLs; `Inputs.of(sources, include=["*.md"])` narrows them.
@@ -133,11 +133,13 @@ class App:
         uses one and names none. `fresh` makes a new run (work that was done before is still not done again); so does a
         run that was cancelled.
 
+        `name` is what the run is called, where it is made (default: "qa-7"); one that is gone on with keeps its own.
+
         `after` are runs that have to be completed first: until then this one waits. `events` says what is
         told: the run alone, its inputs too, or every task too. `budget` is what the run may spend, in the settings'
         currency: before it could be passed the run is paused. Without `reuse` no work and no answers of other runs are
         used. Raises `ModelSetupError` M110 for a model without a known price, if the settings' budget is strict, and
-        `UsageError` U306 for a prompt of your own that its step cannot fill.
+        `UsageError` U306 for a prompt of your own that its step cannot fill, U319 for a name that is none or is taken.
         """
         if events not in EVENTS:
             raise UsageError(f"events={events!r} is not known", hint=f"one of: {', '.join(EVENTS)}")
@@ -156,9 +158,11 @@ class App:
             inputs=tuple(inputs.plain()), after=tuple(run.id for run in after), detail=EVENTS.index(events),
         )  # fmt: skip
         async with transaction(self.pool) as connection:
-            run_id, _ = await runs.find_or_create(connection, new, fresh=fresh)
-            name = (await connection.fetchrow(SQL["run_row"], run_id))["name"]
-        run = Run(self, run_id, chosen, name)
+            run_id, made = await runs.find_or_create(connection, new, fresh=fresh)
+            if made and name is not None:
+                await runs.call(connection, run_id, name)
+            called = (await connection.fetchrow(SQL["run_row"], run_id))["name"]
+        run = Run(self, run_id, chosen, called)
         if budget is not None:
             await set_cap(self.pool, "run", run_id, Decimal(str(budget)), self.settings.budget.currency)
         if not (await run.progress()).ended:
@@ -298,7 +302,7 @@ class App:
             )  # fmt: skip
             self._warming = asyncio.create_task(self._performer.children.warm())
         revive = self.revive if self._server is not None else None
-        kept = {**bulk.HANDLERS, **exporting.HANDLERS}
+        kept = {**bulk.HANDLERS, **exporting.HANDLERS, **exchanging.HANDLERS}
         handlers = Handlers({**starting.HANDLERS, **notify.HANDLERS, **kept}, self, kept=kept)
         performer = Performers(self._performer, handlers)
         return Worker(self.url, performer, settings, self.nonce, revive, DatabaseMetrics())

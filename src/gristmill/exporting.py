@@ -16,11 +16,12 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from gristmill.data.blobs import Blobs
-from gristmill.data.export_formats import Options, find_format
+from gristmill.data.export_formats import FORMATS, Options, find_format
 from gristmill.data.export_manifest import Manifest
 from gristmill.errors import InputError, UsageError
 
 EXPORT_WRITE = "export.write"
+Write = Callable[[Path], Awaitable[Manifest]]
 FOLDER = "exports"  # below the data folder: what is being written, and nothing else
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _STAMP = (1980, 1, 1, 0, 0, 0)  # of everything in an archive: the same rows give the same bytes
@@ -29,7 +30,10 @@ _STAMP = (1980, 1, 1, 0, 0, 0)  # of everything in an archive: the same rows giv
 class Exported(Protocol):
     """What is needed of a run."""
 
+    id: int
     name: str
+    workflow: Any
+    app: Any
 
     async def export(self, path: Path | str, format: str | None = None, options: Options | None = None) -> Manifest: ...
 
@@ -52,34 +56,59 @@ def export_options(wanted: Mapping[str, Any]) -> Options:
 
 
 async def write_export(payload: dict[str, Any], context: Context) -> dict[str, Any]:
-    """Writes the export that the payload describes ({"run", "format", "options"}); returns where it is kept: "blob",
-    "name", "bytes", "rows", "format", "splits", "files". Several files, or a folder, become one zip archive.
+    """Writes the export that the payload describes ({"run", "format", "options", "by"}); returns where it is kept:
+    "blob", "name", "bytes", "rows", "format", "splits", "files". Several files, or a folder, become one zip archive.
 
     Raises `InputError` T324 for a payload that can never be exported; what the export raises otherwise.
     """
     try:
         run = await context.find(str(payload["run"]))
-        format = find_format(payload["format"])
-        options = export_options(payload.get("options") or {})
-        options.check(format)
+        name = payload["format"]
+        wanted = payload.get("options") or {}
+        find = _rows if name in FORMATS else _annotations
+        write, suffix = find(run, name, wanted, context, str(payload.get("by", "")))
     except (UsageError, KeyError, TypeError) as error:
         raise InputError(f"this cannot be exported: {error}", code="T324", hint=getattr(error, "hint", "")) from None
     folder = Path(context.settings.home) / FOLDER / secrets.token_hex(8)
-    name = _NAME.sub("_", run.name) + (format.suffixes[0] if format.suffixes else "")
+    kept = folder / (_NAME.sub("_", run.name) + suffix)
     await asyncio.to_thread(folder.mkdir, parents=True)
     try:
-        manifest = await run.export(folder / name, format.name, options)
-        kept = folder / name
+        manifest = await write(kept)
         if kept.is_dir() or len(manifest.files) > 1:
-            kept = await asyncio.to_thread(_archive, folder, Path(name).stem)
+            kept = await asyncio.to_thread(_archive, folder, kept.stem if suffix else kept.name)
         digest, size = await context.blobs.write_file(kept)
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, True)
     return {
-        "blob": digest, "name": kept.name, "bytes": size, "rows": manifest.rows, "format": manifest.format,
+        "blob": digest, "name": kept.name, "bytes": size, "rows": manifest.rows, "format": name,
         "splits": manifest.splits, "images": manifest.images,
         "files": [{"name": one.name, "rows": one.rows, "bytes": one.bytes} for one in manifest.files],
     }  # fmt: skip
+
+
+def _rows(
+    run: Exported, name: str, wanted: Mapping[str, Any], _context: Context, _by: str
+) -> tuple[Write, str]:  # fmt: skip
+    """What writes rows of a run to a path, and the suffix that the path ends in. Raises `UsageError`."""
+    format, options = find_format(name), export_options(wanted)
+    options.check(format)
+    return lambda path: run.export(path, format.name, options), format.suffixes[0] if format.suffixes else ""
+
+
+def _annotations(
+    run: Exported, name: str, wanted: Mapping[str, Any], context: Context, by: str
+) -> tuple[Write, str]:  # fmt: skip
+    """The same for its annotations. Raises `UsageError`."""
+    from gristmill.review.label_studio.run_exports import NAMES, annotation_options, export_annotations
+
+    if name not in NAMES:  # a name of a row format in other letters, or of none
+        return _rows(run, name, wanted, context, by)
+    options = annotation_options(run, name, wanted)
+
+    async def write(path: Path) -> Manifest:
+        return (await export_annotations(run, path, name, options, blobs=context.blobs, by=by)).manifest
+
+    return write, NAMES[name].suffix
 
 
 def _archive(folder: Path, name: str) -> Path:

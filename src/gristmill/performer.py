@@ -25,6 +25,7 @@ from gristmill.errors import Busy, EnvironmentProblem, InputError, UsageError
 from gristmill.llm.apart import Apart
 from gristmill.llm.model import Model
 from gristmill.llm.structured import Asker
+from gristmill.loading import Loading
 from gristmill.operators.calling import Produced, find_ancestors, parse_body, run_operator
 from gristmill.operators.children import Children
 from gristmill.operators.embed import Entries
@@ -72,6 +73,7 @@ class RecordPerformer:
     ) -> None:  # fmt: skip
         self.backoff = backoff  # seconds before the second attempt
         self.pool = pool
+        self.loading = Loading(pool)
         self.blobs = blobs
         self.models = models
         self.language = language
@@ -103,7 +105,7 @@ class RecordPerformer:
         if model is not None and apart:
             model = Apart(model, apart)
         key = work_key(spec, inputs, model, self.language, apart, self.prompts)
-        known = await records.outputs_of(self.pool, key)
+        known = await self.loading.outputs(key)
         if known is not None and spec.operator.name not in WRITING:
             return Outcome("reused", Result(reused=tuple(known[1]), key=key))
         if (room := self.blobs.room()) < 0:
@@ -115,7 +117,7 @@ class RecordPerformer:
         new = tuple(NewRecord(p.body, tuple(inputs.own[at].id for at in p.parents)) for p in produced)
         name = "degraded" if "degraded" in notes else "ok" if new else "empty"
         for record in new:
-            records.body_text(record.body)  # refused here, where it costs this task and not its whole batch
+            _ = record.text  # refused here, where it costs this task and not its whole batch
         work = Work(key, spec.operator.name, name, task.id, new, canonical_json(notes)[:4096] if notes else None)
         return Outcome(name, Result(work=work, key=key))
 
@@ -203,9 +205,8 @@ class RecordPerformer:
             return Inputs(tuple(Record(*row) for row in rows))
         ids: list[int] = payload["inputs"]
         if not spec.operator.ancestors:
-            found = await records.load(self.pool, ids)
-            return Inputs(tuple(found[number] for number in ids))
-        family = await records.load_family(self.pool, ids)
+            return Inputs(tuple(await self.loading.own(ids)))
+        family = await self.loading.family(ids)
         own = {record.id: record for record in family}
         above = (record for record in family if record.id not in ids)
         ancestors = find_ancestors(spec.operator, above, lambda record: record.kind)

@@ -143,3 +143,38 @@ async def test_people_decide_in_their_own_name(api: Api) -> None:
     assert (await api.post("/api/actions", json=wanted, headers=reviewer)).status_code == 403
     assert (await api.post("/api/actions", json=wanted | {"action": "reject"}, headers=reviewer)).status_code == 200
     assert (await api.post("/api/runs", json={"sources": ["x"]}, headers=reviewer)).status_code == 403
+
+
+async def test_a_new_run_is_called_as_its_caller_wants(api: Api) -> None:
+    write_places(api.app.settings.home.parent / "docs")
+    body = {"sources": ["docs"], "name": "harvest.2026"}
+    made = await api.post("/api/runs", json=body)
+    assert (made.status_code, made.json()["name"]) == (201, "harvest.2026"), made.text
+    again = await api.post("/api/runs", json=body)
+    assert again.json()["id"] == made.json()["id"]
+    assert (await api.json("/api/runs/harvest.2026"))["id"] == made.json()["id"]
+    for name in ("harvest.2026", "qa-7", "7", "a b", "../x", "-x"):
+        refused = await api.post("/api/runs", json={"sources": ["docs"], "fresh": True, "name": name})
+        assert (refused.status_code, refused.json()["code"]) == (422, "U319"), refused.text
+    assert len((await api.json("/api/runs"))["items"]) == 1
+
+
+async def test_uploads_are_listed_and_taken_away_but_not_under_a_run(api: Api) -> None:
+    first, second = [
+        (await api.post("/api/uploads", files=[("files", ("a.md", text))])).json()["upload"]
+        for text in (b"# A mill\n\nIt grinds.", b"# A wheel\n\nIt turns.")
+    ]
+    run = (await api.post("/api/runs", json={"upload": first})).json()
+    kept = {one["upload"]: one for one in await api.json("/api/uploads")}
+    assert (kept[first]["runs"], kept[first]["in_use"], kept[first]["bytes"]) == ([run["name"]], True, 20)
+    assert (kept[second]["runs"], kept[second]["in_use"], kept[second]["files"]) == ([], False, 1)
+    refused = await api.delete(f"/api/uploads/{first}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "A409"), refused.text
+    assert (await api.delete("/api/uploads", params={"older_than_days": 1})).json() == []
+    gone = await api.delete("/api/uploads", params={"older_than_days": 0})
+    assert [one["upload"] for one in gone.json()] == [second]
+    assert (await api.delete(f"/api/uploads/{second}")).status_code == 404
+    await worked_off(api, await api.app.find(run["name"]))
+    assert (await api.delete(f"/api/uploads/{first}")).status_code == 204
+    assert await api.json("/api/uploads") == []
+    assert (await api.json(f"/api/records?run={run['name']}"))["items"]

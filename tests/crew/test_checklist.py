@@ -81,7 +81,7 @@ async def test_the_whole_checklist_with_ten_workers(
         await until(lambda: healthy(10), 60)
 
         # 003-50: the limiter.
-        (limit,) = (one for one in (await api.get("/api/monitoring/quota")).json()["limits"] if one["name"] == "gemini")
+        (limit,) = (one for one in (await api.get("/api/monitoring/quota")).json()["items"] if one["name"] == "gemini")
         assert (limit["quota_limit"], limit["requests_today"], limit["can_make_request"]) == (1500, 0, True)
 
         # 003-52: pause all, resume all, stop one.
@@ -95,8 +95,8 @@ async def test_the_whole_checklist_with_ten_workers(
         # 003-54: progress is right, here and over the API.
         code, _, err = await home.call("run", "documents", "--workers", "0", "--quiet", "--model", "extractive")
         assert (code, "12 rows" in err) == (0, True), err
-        (run,) = (await api.get("/api/runs")).json()["runs"]
-        assert (run["state"], run["rows"]) == ("completed", 12)
+        (run,) = (await api.get("/api/runs")).json()["items"]
+        assert (run["state"], run["progress"]["failed"]) == ("completed", 0), run
 
     # 003-53: no errors in the logs of anybody.
     assert (await home.call("down"))[0] == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -114,8 +116,11 @@ async def test_a_step_of_the_databases_clock_loses_and_doubles_nothing(
     await until(lambda: database.fetchval("select to_regclass('crew_place') is not null"), 60)
     await all_work(database, 2)
     for number, step in enumerate((3600, 0, -3600, -5, 5)):
+        running = asyncio.create_task(done(home, 800 + number))
+        began = "select count(*) > $1 from run where exists (select from task where run_id = run.id and attempt > 0)"
+        await until(functools.partial(database.fetchval, began, number), 60)
         clock.set(step)
-        await done(home, 800 + number)
+        await running
         await all_work(database, 2)
     assert await database.fetchval("select count(*) from run where state = 'completed'") == 5
     assert await database.fetchval("select count(*) from task where state in ('failed', 'quarantined')") == 0

@@ -49,6 +49,9 @@ async def test_changed_settings_are_in_force_and_wrong_ones_change_nothing(
     assert f"lease = 9999: should be less than or equal to 600, from 2 to 600 ({file}:1)" in await pool.fetchval(
         "select problem from crew"
     )
+    write('[limits."a,b"]\nrequests_per_minute = 7\n')
+    assert [name for name, _, _ in await now()] == ["a-1", "b-1"]
+    assert "cannot be the name of a limit" in await pool.fetchval("select problem from crew")
     write("lease = 20\n[workers.c]\n")
     assert [name for name, _, _ in await now()] == ["c-1"]
     assert await pool.fetchval("select problem is null from crew")

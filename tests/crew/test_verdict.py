@@ -43,6 +43,13 @@ def test_who_dies_every_31_seconds_does_not_get_away_with_it() -> None:
     assert (deaths, "30 deaths within an hour" in then.cause) == (29, True)
 
 
+def test_who_was_buried_by_others_is_started_again_and_counts_for_the_hour_only() -> None:
+    buried = End("exit code 75", died=True, age=1.0, buried=True)
+    then = after_end(replace(PLACE, restarts=3), buried, 3, stopping=False)
+    assert (then.state, then.delay, then.restarts, then.died, then.blacklisted) == ("due", 2.0, 3, True, False)
+    assert after_end(PLACE, buried, 29, stopping=False).blacklisted
+
+
 @pytest.mark.parametrize(
     ("place", "end", "stopping", "expected"),
     [

@@ -30,7 +30,8 @@ async def empty_url(server_url: str) -> AsyncIterator[str]:
 
 def test_every_migration_has_a_number_of_its_own() -> None:
     numbers = [m.version for m in migrations()]
-    assert numbers == sorted(set(numbers)) and numbers[0] == 1
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] == 1
 
 
 async def test_an_empty_database_becomes_the_newest_schema(empty_url: str) -> None:

@@ -13,6 +13,8 @@ from gristmill.db.statements import statement_files, statements
 @pytest.mark.parametrize("file", statement_files())
 async def test_the_server_prepares_every_statement_of_the_file(pool: Any, file: str) -> None:
     async with pool.acquire() as connection:
+        if file == "vectors" and await connection.fetchval("select to_regclass('vector_entry') is null"):
+            pytest.skip("this server has no pgvector")
         for name, text in statements(file).items():
             try:
                 await connection.prepare(text)

@@ -19,7 +19,7 @@ from tests.own_postgres import OwnPostgres, own_folder
 from tests.scenarios.conftest import Home, descendants
 from tests.scenarios.whole_fleet import WholeFleet
 
-pytestmark = pytest.mark.thorough
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(600)]
 
 
 def free_port() -> int:
@@ -87,14 +87,13 @@ async def test_a_run_goes_on_at_the_standby_when_the_server_dies(
 ) -> None:
     async with pair(synchronous=not behind) as servers:
         fleet = WholeFleet(make_home("fleet", GRISTMILL_DATABASE_URL=servers.url), documents, model_server)
-        await fleet.began(make_home("undisturbed"))
-        workers = [fleet.worker("one"), fleet.worker("two")]
+        await fleet.begin(make_home("undisturbed"), {"one": {}, "two": {}})
         await fleet.answered(0.4)
         await servers.fail(behind)
         # Every answer was on record before anything followed from it; what the standby lacks is asked for again.
         await fleet.ends_whole(servers.standby.url, paid_twice=40 if behind else 0)
 
         async def nobody_had_to_be_started_again() -> bool:
-            return all(worker.poll() is None for worker in workers)
+            return all(worker.poll() is None for worker in fleet.workers)
 
         assert await until(nobody_had_to_be_started_again)

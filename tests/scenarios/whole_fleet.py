@@ -20,21 +20,26 @@ having count(*) > 1) d"""
 
 
 class WholeFleet:
-    """`await fleet.began()`, then things happen, then `await fleet.ends_whole()`."""
+    """`await fleet.begin(...)`, then things happen, then `await fleet.ends_whole()`."""
 
     def __init__(self, home: Home, documents: Path, server: ScriptedServer) -> None:
         self.home, self.documents, self.server = home, documents, server
+        for file in sorted(documents.iterdir())[16:]:
+            file.unlink()
         self.undisturbed: list[Any] = []
         self.calls = 0
 
-    async def began(self, undisturbed: Home, latency: float = 1.0) -> None:
-        """Another project has done the same without a disturbance; then the run begins, for workers of the test's."""
+    async def begin(self, undisturbed: Home, workers: dict[str, dict[str, str]], latency: float = 1.5) -> None:
+        """Another project does the same without a disturbance; then the run begins, with these workers."""
         code, first = await undisturbed.json("run", str(self.documents), *RUN)
         assert code == 0
         self.undisturbed = essence(Path(first["dataset"]))
         self.calls = (await self.server.stats())["served"]
         await self.server.control(reset=True)
         await self.server.control(latency=latency)
+        self.workers = [self.worker(name, **environment) for name, environment in workers.items()]
+        while "alive" not in (await self.home.call("workers"))[1]:
+            assert all(worker.poll() is None for worker in self.workers)
         self.command = self.home.start("run", str(self.documents), *RUN, "--workers", "0", "--json")
 
     def worker(self, name: str, **environment: str) -> subprocess.Popen[str]:
@@ -44,14 +49,14 @@ class WholeFleet:
 
     async def answered(self, share: float) -> None:
         """Until so much of the run's calls has been answered."""
-        async with asyncio.timeout(100):
+        async with asyncio.timeout(300):
             while (await self.server.stats())["served"] < share * self.calls:
                 assert self.command.poll() is None, self.command.communicate()
                 await asyncio.sleep(0.05)
 
     async def ends_whole(self, url: str, paid_twice: int) -> None:
         """The run completes with the rows of the undisturbed one, none twice; so many calls at most were paid twice."""
-        out, err = await asyncio.to_thread(self.command.communicate, timeout=110)
+        out, err = await asyncio.to_thread(self.command.communicate, timeout=300)
         assert self.command.returncode == 0, err
         done = json.loads(out)
         assert done["state"] == "completed"

@@ -41,7 +41,11 @@ const at = <P extends string>(path: P) => ({ getParentRoute: () => root, path })
 
 const now = createRoute({ ...at("/"), component: lazyRouteComponent(() => import("./screens/now/Now"), "Now") });
 const runs = createRoute({ ...at("/runs"), component: lazyRouteComponent(() => import("./screens/run/Runs"), "Runs") });
-const run = createRoute({ ...at("/runs/$run"), component: lazyRouteComponent(() => import("./screens/run/Run"), "Run") });
+const run = createRoute({
+  ...at("/runs/$run"),
+  component: lazyRouteComponent(() => import("./screens/run/Run"), "Run"),
+  validateSearch: (search): { filter?: string } => present({ filter: word(search.filter) }),
+});
 const task = createRoute({ ...at("/tasks/$task"), component: lazyRouteComponent(() => import("./screens/piece/Piece"), "Piece") });
 const record = createRoute({ ...at("/records/$record"), component: lazyRouteComponent(() => import("./screens/piece/Record"), "RecordScreen") });
 const crew = createRoute({

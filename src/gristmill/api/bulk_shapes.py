@@ -60,7 +60,8 @@ class ActionState(Answer):
 
 
 class FormatInfo(Answer):
-    """A format that rows can be written in. `suffixes` is empty for a folder; `columned`: columns may be chosen."""
+    """A format that rows can be written in, or `annotations`. `suffixes` is empty for a folder; `columned`: columns may
+    be chosen; `kinds`: annotations that it can hold."""
 
     name: str
     description: str
@@ -70,10 +71,12 @@ class FormatInfo(Answer):
     pairs: bool
     rows: list[str] = Field(description="of a bundle: the formats that its rows may have")
     reasoning: str
+    annotations: bool = False
+    kinds: list[str] = Field([])
 
 
 class ExportOptions(Body):
-    """What may be asked of an export: docs/guides/export.md."""
+    """What may be asked of an export: docs/guides/export.md. Of annotations: `reviewed`, `kind`, `offsets`."""
 
     where: Annotated[str | None, Field(max_length=10_000)] = None
     columns: Annotated[dict[str, str] | None, Field(max_length=200)] = None
@@ -87,10 +90,12 @@ class ExportOptions(Body):
     rows: Annotated[str | None, Field(max_length=100)] = None
     bom: bool = False
     language: Annotated[str, Field(max_length=10)] = ""
+    kind: Annotated[str | None, Field(min_length=1, max_length=100, description="of annotations")] = None
+    offsets: Annotated[Literal["codepoint", "utf16"], Field(description="of places in annotated texts")] = "codepoint"
 
 
 class WantedExport(Body):
-    """An export of the dataset of a run."""
+    """An export of the dataset of a run, or of its annotations."""
 
     run: Annotated[str, Field(min_length=1, max_length=200)]
     format: Annotated[str, Field(min_length=1, max_length=100)] = "jsonl"

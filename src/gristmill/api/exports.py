@@ -29,6 +29,7 @@ from gristmill.engine.queue import NewTask
 from gristmill.engine.workflow import NewRun, Step
 from gristmill.errors import UsageError
 from gristmill.exporting import EXPORT_WRITE, export_options
+from gristmill.review.label_studio.run_exports import NAMES, annotation_options, preview_annotations
 from gristmill.run import WHY, Run
 
 WORKFLOW = "(exports)"  # no workflow is called so: lists of runs leave them out
@@ -38,28 +39,56 @@ BINARY = ("parquet",)
 
 
 def formats() -> list[FormatInfo]:
-    """All formats that rows can be written in."""
-    return [
+    """All formats that rows can be written in, and those of annotations."""
+    rows = [
         FormatInfo(
             name=one.name, description=one.description, suffixes=list(one.suffixes), bundle=one.bundle,
             columned=one.columned, pairs=one.pairs, rows=list(one.rows), reasoning=one.reasoning,
         )
         for one in FORMATS.values()
     ]  # fmt: skip
+    return rows + [
+        FormatInfo(
+            name=name, description=one.description, suffixes=[one.suffix] if one.suffix else [], bundle=not one.suffix,
+            columned=False, pairs=False, rows=[], reasoning="drop", annotations=True, kinds=list(one.kinds),
+        )
+        for name, one in NAMES.items()
+    ]  # fmt: skip
+
+
+def plain_options(wanted: WantedExport) -> dict[str, Any]:
+    """The options that were said."""
+    return wanted.options.model_dump(exclude_defaults=True)
+
+
+def check(wanted: WantedExport, run: Run) -> None:
+    """Raises `UsageError` for what cannot be exported: U310, U401, U412, U420; of annotations L120, L160, U412."""
+    if wanted.format in NAMES:
+        annotation_options(run, wanted.format, plain_options(wanted))
+    else:
+        checked(wanted, run)
 
 
 def checked(wanted: WantedExport, run: Run) -> tuple[Format, Options]:
-    """Format and options of an export that can be made. Raises `UsageError` U310, U401, U412, U420."""
+    """Format and options of an export of rows that can be made. Raises `UsageError` U310, U401, U412, U420."""
     found = find_format(wanted.format)
-    options = export_options(wanted.options.model_dump())
+    options = export_options(plain_options(wanted))
     options.check(found)
     if not Steps.of([spec.operator.output_types for spec in run.workflow.steps]).making:
         raise UsageError(f'workflow "{run.workflow.name}" makes no examples', code="U310", safe="nothing was written")
     return found, options
 
 
-async def preview(run: Run, wanted: WantedPreview) -> Preview:
+async def preview(run: Run, wanted: WantedPreview, caller: Caller) -> Preview:
     """The first entries of an export, as they would be written."""
+    if wanted.format in NAMES:
+        chosen = annotation_options(run, wanted.format, plain_options(wanted))
+        text, count = await preview_annotations(run, wanted.format, chosen, wanted.count, by=caller.name)
+        return Preview(format=wanted.format, text=text, entries=count, suffix=NAMES[wanted.format].suffix)
+    return await _preview_rows(run, wanted)
+
+
+async def _preview_rows(run: Run, wanted: WantedPreview) -> Preview:
     format, options = checked(wanted, run)
     inner = row_format(format, options)
     shown = FORMATS["jsonl"] if inner.name in BINARY else inner
@@ -83,10 +112,10 @@ async def preview(run: Run, wanted: WantedPreview) -> Preview:
 
 
 async def begin(app: App, run: Run, wanted: WantedExport, caller: Caller) -> ExportState:
-    """Asks for an export: a durable task that any worker may do. Raises what `checked` raises."""
-    checked(wanted, run)
-    options = wanted.options.model_dump(exclude_defaults=True)
-    payload = {"run": run.id, "format": wanted.format, "options": options}
+    """Asks for an export: a durable task that any worker may do. Raises what `check` raises."""
+    check(wanted, run)
+    options = plain_options(wanted)
+    payload = {"run": run.id, "format": wanted.format, "options": options, "by": caller.name}
     said = {"run": run.id, "run_name": run.name, "format": wanted.format, "options": options, "by": caller.name}
     new = NewRun(
         "export", WORKFLOW, (Step("export", EXPORT_WRITE),), {"name": "export", "steps": [], "said": said}, None,

@@ -12,11 +12,12 @@ from gristmill.db.statements import statements
 
 SQL = statements("api_live")
 SPANS = 240  # parts of the time asked for: finer than a screen shows
-What = Literal["work", "idle", "paused", "late", "dead"]
+What = Literal["work", "quota", "idle", "paused", "late", "dead"]
 
 
 class Segment(Answer):
-    """`tasks` ended in it, `failed` of them badly."""
+    """`tasks` ended in it, `failed` of them badly. `quota`: nothing ran, because what it had claimed was sent away by a
+    quota."""
 
     since: datetime
     until: datetime
@@ -40,18 +41,49 @@ async def lanes_of(pool: asyncpg.Pool[Any], seconds: float) -> tuple[datetime, d
         since = until - timedelta(seconds=seconds)
         workers = await connection.fetch(SQL["lane_workers"], since)
         spans = await connection.fetch(SQL["lane_spans"], since, seconds / SPANS)
+        waits = await connection.fetch(SQL["lane_waits"], since, seconds / SPANS)
     width = timedelta(seconds=seconds / SPANS)
-    by_worker: dict[int, list[Any]] = {}
-    for span in spans:
-        by_worker.setdefault(span["worker"], []).append(span)
+    by_worker, sent_away = _by_worker(spans), _by_worker(waits)
     lanes = [
         Lane(
             worker=one["id"], name=one["name"], state=one["state"], cause=one["cause"],
-            segments=segments(one, by_worker.get(one["id"], []), since, until, width),
+            segments=with_quota(
+                segments(one, by_worker.get(one["id"], []), since, until, width), sent_away.get(one["id"], [])
+            ),
         )
         for one in workers
     ]  # fmt: skip
     return since, until, lanes
+
+
+def _by_worker(rows: list[Any]) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {}
+    for row in rows:
+        found.setdefault(row["worker"], []).append(row)
+    return found
+
+
+def with_quota(found: list[Segment], waits: list[Any]) -> list[Segment]:
+    """The same time, with the parts of idleness in which a quota held the worker up; `waits` come in order."""
+    made: list[Segment] = []
+    for segment in found:
+        if segment.what != "idle":
+            made.append(segment)
+            continue
+        at = segment.since
+        for wait in waits:
+            begin, end = max(at, wait["began"]), min(segment.until, wait["ended"])
+            if begin >= end:
+                continue
+            if begin > at:
+                made.append(Segment(since=at, until=begin, what="idle"))
+            if made and made[-1].what == "quota" and made[-1].until == begin:
+                begin = made.pop().since
+            made.append(Segment(since=begin, until=end, what="quota"))
+            at = end
+        if at < segment.until:
+            made.append(Segment(since=at, until=segment.until, what="idle"))
+    return made
 
 
 def segments(worker: Any, spans: list[Any], since: datetime, until: datetime, width: timedelta) -> list[Segment]:

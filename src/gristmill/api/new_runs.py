@@ -35,10 +35,11 @@ class NewRun(Body):
 
     `parameters` are options by step: {"split.size": 800}; `set` is one of the workflow's named sets of them, before
     those. `model` goes to every step that uses one and names none. `budget` is what the run may spend. The same call
-    again goes on with the same run, unless `fresh`.
+    again goes on with the same run, unless `fresh`. `name`: what a new run is called, instead of "qa-7".
     """
 
     workflow: Annotated[str, Field(min_length=1, max_length=100)] = "qa"
+    name: Annotated[str | None, Field(min_length=1, max_length=100)] = None
     sources: Annotated[list[Text], Field(max_length=SOURCES)] = Field([])
     upload: Annotated[str | None, Field(min_length=1, max_length=100)] = None
     parameters: Annotated[dict[str, Value], Field(max_length=200)] = Field({})
@@ -182,7 +183,7 @@ async def start(app: App, wanted: NewRun, caller: Caller, before: Sequence[Run])
     inputs = await inputs_of(app, wanted, caller)
     return await app.start(
         flow, inputs, model=wanted.model, fresh=wanted.fresh, after=before, events=wanted.events,
-        budget=wanted.budget, reuse=wanted.reuse,
+        budget=wanted.budget, reuse=wanted.reuse, name=wanted.name,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import asyncpg
 
 from gristmill.api.problems import NotFound
 from gristmill.api.run_views import plain
-from gristmill.api.story_shapes import AttemptRow, CallRow, Made, Span, Story, TaskDetail, Thread
+from gristmill.api.story_shapes import AttemptRow, CallRow, Made, Span, Story, TaskDetail, Thread, Wait
 from gristmill.app import App
 from gristmill.db.statements import statements
 from gristmill.run import WHY
@@ -69,9 +69,8 @@ async def story(app: App, task_id: int) -> Story:
     """Attempts, calls, lineage and records of a task. Raises `NotFound` A404."""
     row = await task_row(app, task_id)
     task = await task_detail(app, row)
-    attempts = await _attempts(app.pool, row)
-    calls = [call_row(one) for one in await app.pool.fetch(SQL["calls"], row["run_id"], task_id, CALLS + 1)]
-    _share_out(attempts, calls[:CALLS])
+    attempts = await attempts_of(app.pool, row)
+    waits = await app.pool.fetch(SQL["waits"], task_id, ATTEMPTS)
     if task.inputs:
         made = await app.pool.fetch(SQL["made_by"], row["run_id"], row["step"], task.inputs, task_id)
     elif task.barrier and row["state"] == "completed":
@@ -80,7 +79,8 @@ async def story(app: App, task_id: int) -> Story:
         made = []
     above = [one for number in task.inputs[:5] for one in await ancestors(app.pool, number)]
     return Story(
-        task=task, attempts=attempts, attempts_more=len(attempts) > ATTEMPTS, calls_more=len(calls) > CALLS,
+        task=task, attempts=attempts, waits=[Wait(**dict(one)) for one in waits],
+        attempts_more=len(attempts) > ATTEMPTS, calls_more=sum(len(one.calls) for one in attempts) >= CALLS,
         lineage=_once(sorted(above, key=lambda one: -one.distance)),
         records=[Made(record=one["id"], kind=one["kind"]) for one in made],
     )  # fmt: skip
@@ -90,25 +90,34 @@ def _once(thread: Sequence[Thread]) -> list[Thread]:
     return list({one.record: one for one in thread}.values())
 
 
-async def _attempts(pool: asyncpg.Pool[Any], row: Any) -> list[AttemptRow]:
-    made = [
+async def attempts_of(pool: asyncpg.Pool[Any], row: Any) -> list[AttemptRow]:
+    """The latest attempts of the task of that row, each with the calls that it paid; the one under way is the last."""
+    made = await _ended(pool, row)
+    if row["state"] == "running" and row["worker_id"] is not None:
+        made.append(await _under_way(pool, row))
+    paid = await pool.fetch(SQL["calls"], row["run_id"], row["id"], CALLS)
+    _share_out(made, [call_row(one) for one in paid])
+    return made
+
+
+async def _ended(pool: asyncpg.Pool[Any], row: Any) -> list[AttemptRow]:
+    return [
         AttemptRow(
             n=one["attempt"], **{k: v for k, v in one.items() if k not in ("attempt", "worker_cause")},
             handed_on=one["outcome"] in HANDED_ON,
         )
         for one in await pool.fetch(SQL["attempts"], row["id"], ATTEMPTS)
     ]  # fmt: skip
-    if row["state"] == "running" and row["worker_id"] is not None:
-        worker = await pool.fetchrow(SQL["worker"], row["worker_id"])
-        known = dict(worker) if worker else {}
-        made.append(
-            AttemptRow(
-                n=row["attempt"], worker_id=row["worker_id"], worker=known.get("name"), host=known.get("host"),
-                pid=known.get("pid"), worker_state=known.get("state"), started_at=row["claimed_at"], outcome="running",
-                beat_at=known.get("beat_at"), lease_until=known.get("lease_until"),
-            )
-        )  # fmt: skip
-    return made
+
+
+async def _under_way(pool: asyncpg.Pool[Any], row: Any) -> AttemptRow:
+    worker = await pool.fetchrow(SQL["worker"], row["worker_id"])
+    known = dict(worker) if worker else {}
+    return AttemptRow(
+        n=row["attempt"], worker_id=row["worker_id"], worker=known.get("name"), host=known.get("host"),
+        pid=known.get("pid"), worker_state=known.get("state"), started_at=row["claimed_at"], outcome="running",
+        beat_at=known.get("beat_at"), lease_until=known.get("lease_until"),
+    )  # fmt: skip
 
 
 def call_row(row: Any) -> CallRow:

@@ -32,7 +32,8 @@ class CallRow(Answer):
 
 class AttemptRow(Answer):
     """One try. `outcome`: completed, failed, crashed, stalled, cancelled, or running. `handed_on`: the worker died or
-    lost its lease, and who took the task over comes next. `beat_at`: the last beat of the worker that has it now."""
+    lost its lease, and who took the task over comes next. `beat_at`: the last beat of the worker that has it now, or
+    that died of it."""
 
     n: int
     worker: str | None = None
@@ -51,6 +52,19 @@ class AttemptRow(Answer):
     beat_at: datetime | None = None
     lease_until: datetime | None = None
     calls: list[CallRow] = Field([])
+
+
+class Wait(Answer):
+    """A claim (`n`) that was given back uncharged at `since`, not to be claimed again before `until`. `reason`: "quota:
+    ..." for a quota, else a lock, the same call elsewhere, a batch, a worker that was stopped."""
+
+    n: int
+    worker: str | None = None
+    worker_id: int | None = None
+    began_at: datetime | None = None
+    since: datetime
+    until: datetime
+    reason: str
 
 
 class Made(Answer):
@@ -141,14 +155,27 @@ class Lineage(Answer):
 
 
 class Story(Answer):
-    """Everything about a task: its attempts in order, what it worked on, what it made."""
+    """Everything about a task: its attempts in order, how often it was sent away meanwhile (of the last three days),
+    what it worked on, what it made."""
 
     task: TaskDetail
     attempts: list[AttemptRow]
+    waits: list[Wait] = Field([])
     attempts_more: bool = False
     lineage: list[Thread]
     records: list[Made]
     calls_more: bool = False
+
+
+class AttemptDifference(Answer):
+    """What attempt `to` got back otherwise than attempt `of`: answers, raw output, the end. `diff` as `diff -u` writes
+    it, empty when it is the `same`; `cut`: it was too long to be compared whole."""
+
+    of: int
+    to: int
+    same: bool
+    diff: str
+    cut: bool = False
 
 
 class RecordDetail(Answer):

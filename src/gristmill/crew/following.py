@@ -11,7 +11,7 @@ import asyncpg
 
 from gristmill.config import LoadedSettings, Settings
 from gristmill.crew.places import SQL, Hold, plan, wanted_places
-from gristmill.errors import ConfigurationError
+from gristmill.errors import ConfigurationError, UsageError
 from gristmill.llm.quota_limits import take_settings
 
 log = logging.getLogger("gristmill.crew")
@@ -44,6 +44,8 @@ class Following:
         if changed:
             self._seen = seen
             changed = await self._reload()
+        if self._scale is None:  # shown from the start on, and not only once a worker asks a model
+            await take_settings(self._database, self.settings.limits)
         if changed or scale != self._scale:
             wanted = wanted_places(self.settings, scale, api=self._api)
             await plan(self._database, self._hold, wanted, self.settings.most_workers, fresh=self._fresh)
@@ -52,7 +54,9 @@ class Following:
     async def _reload(self) -> bool:
         try:
             loaded = self._load()
-        except ConfigurationError as error:
+            if loaded.values.limits != self.settings.limits:
+                await take_settings(self._database, loaded.values.limits)
+        except (ConfigurationError, UsageError) as error:
             log.error("the changed settings are not taken over: %s", error.message)
             await self._problem(error.message)
             return False
@@ -61,8 +65,6 @@ class Following:
         self._seen = self._look()
         before, self.settings = self.settings, loaded.values
         names = [name for name in Settings.model_fields if getattr(before, name) != getattr(loaded.values, name)]
-        if "limits" in names:
-            await take_settings(self._database, loaded.values.limits)
         if live := [name for name in names if name in LIVE]:
             self._tell(f"changed settings are in force: {', '.join(live)}")
         if later := [name for name in names if name not in LIVE]:

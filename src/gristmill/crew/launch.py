@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gristmill.crew.verdict import DELAYS, GOOD
+from gristmill.engine.heart import BURIED
 
 log = logging.getLogger("gristmill.crew")
 
@@ -106,13 +107,14 @@ class Crew:
             if time.monotonic() - place.started > GOOD:
                 place.restarts = 0
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            if place.restarts >= len(DELAYS):
+            buried = code == BURIED  # for no fault of its own
+            if place.restarts >= len(DELAYS) and not buried:
                 place.given_up = True
                 self.on_event(f"worker {place.number + 1} died ({how}) too often; see {self.logs}")
                 return
             self.on_event(f"worker {place.number + 1} died ({how}); its tasks are handed on and it is started again")
-            await asyncio.sleep(DELAYS[place.restarts])
-            place.restarts += 1
+            await asyncio.sleep(DELAYS[1] if buried else DELAYS[place.restarts])
+            place.restarts += not buried
             if self._stopping:
                 return
             try:

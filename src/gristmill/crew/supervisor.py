@@ -26,6 +26,7 @@ from gristmill.crew.process import CrewProcess, adopt, spawn
 from gristmill.crew.verdict import GOOD, End, after_end
 from gristmill.db.database import RECONNECT, REPEAT
 from gristmill.engine import processes, queue
+from gristmill.engine.heart import BURIED
 from gristmill.errors import DatabaseProblem, EnvironmentProblem
 
 log = logging.getLogger("gristmill.crew")
@@ -303,7 +304,8 @@ class Supervisor:
             and (said := _last_words(self.orders.logs / f"{place.name}.log"))
         ):
             cause = f"{cause}: {said}"
-        return End(cause, died=not in_order, age=process.age, killed=bool(watched.killed))
+        buried = code == BURIED and not watched.killed
+        return End(cause, died=not in_order, age=process.age, killed=bool(watched.killed), buried=buried)
 
     async def _record_end(self, place: Place, nonce: uuid.UUID, end: End) -> None:
         recent = await self.database.fetchval(SQL["recent_deaths"], self.hold.crew, place.name)

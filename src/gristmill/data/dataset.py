@@ -43,8 +43,8 @@ class Steps:
 
     @classmethod
     def of(cls, output_types: Sequence[Sequence[type[BaseModel]]]) -> Steps:
-        """From what each step makes. Nothing comes of a document that a step keeps back, so its mark has nothing to hide;
-        and rows that another document shares with it must stay."""
+        """From what each step makes. Nothing comes of a document that a step keeps back: its mark has nothing to hide,
+        and must not hide rows that another document shares with it."""
 
         def places(wanted: Sequence[type[BaseModel]]) -> tuple[int, ...]:
             return tuple(at for at, types in enumerate(output_types) if set(types) & set(wanted))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import asyncpg
@@ -28,12 +29,20 @@ class Record:
     body: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NewRecord:
-    """A body to save, with the ids of its parents in order."""
+    """A body to save, with the ids of its parents in order. Its text and hash are made once, when they are wanted."""
 
     body: BaseModel
     parents: tuple[int, ...]
+
+    @cached_property
+    def text(self) -> str:
+        return body_text(self.body)
+
+    @cached_property
+    def hash(self) -> bytes:
+        return content_hash(self.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +95,34 @@ async def load(connection: asyncpg.Connection[Any] | asyncpg.Pool[Any], ids: Seq
     return {row["id"]: Record(*row) for row in await connection.fetch(SQL["load"], list(ids))}
 
 
+async def load_families(
+    connection: asyncpg.Connection[Any] | asyncpg.Pool[Any], ids: Sequence[int]
+) -> dict[int, list[Record]]:
+    """Each record with all its ancestors, nearest first, by its id; one that does not exist is absent."""
+    families: dict[int, list[tuple[int, int, Record]]] = {}
+    for row in await connection.fetch(SQL["load_families"], list(ids)):
+        record = Record(row["id"], row["kind"], row["hash"], row["body"])
+        for root, distance in zip(row["roots"], row["distances"], strict=True):
+            families.setdefault(root, []).append((distance, record.id, record))
+    return {root: [record for *_, record in sorted(members)] for root, members in families.items()}
+
+
 async def load_family(connection: asyncpg.Connection[Any] | asyncpg.Pool[Any], ids: Sequence[int]) -> list[Record]:
-    """The records and all their ancestors, nearest first."""
-    rows = await connection.fetch(SQL["load_family"], list(ids))
+    """The records and all their ancestors, each once, nearest first."""
+    rows = await connection.fetch(SQL["load_families"], list(ids))
+    rows.sort(key=lambda row: (min(row["distances"]), row["id"]))
     return [Record(row["id"], row["kind"], row["hash"], row["body"]) for row in rows]
 
 
 async def outputs_of(
-    connection: asyncpg.Connection[Any] | asyncpg.Pool[Any], key: bytes
-) -> tuple[str, list[int]] | None:
-    """Outcome and record ids of work that was done before, or None."""
-    known = await connection.fetchrow(SQL["known_work"], [key])
-    if known is None:
-        return None
-    rows = await connection.fetch(SQL["records_of_work"], [key])
-    return known["outcome"], [row["id"] for row in rows]
+    connection: asyncpg.Connection[Any] | asyncpg.Pool[Any], keys: Sequence[bytes]
+) -> dict[bytes, tuple[str, list[int]]]:
+    """Outcome and record ids of work that was done before, by key; what was never done is absent."""
+    known = await connection.fetch(SQL["known_work"], list(keys))
+    made: dict[bytes, tuple[str, list[int]]] = {row["key"]: (row["outcome"], []) for row in known}
+    for row in await connection.fetch(SQL["records_of_work"], list(made)) if made else ():
+        made[row["work_key"]][1].append(row["id"])
+    return made
 
 
 async def save(connection: asyncpg.Connection[Any], works: Sequence[Work]) -> Mapping[bytes, list[int]]:
@@ -117,8 +139,8 @@ async def save(connection: asyncpg.Connection[Any], works: Sequence[Work]) -> Ma
     )}  # fmt: skip
     flat = [(work, ordinal, new) for work in works if work.key in ours for ordinal, new in enumerate(work.records)]
     made = await connection.fetch(
-        SQL["save_records"], [kind_of(new.body) for _, _, new in flat], [content_hash(new.body) for _, _, new in flat],
-        [work.key for work, _, _ in flat], [ordinal for _, ordinal, _ in flat], [body_text(n.body) for _, _, n in flat],
+        SQL["save_records"], [kind_of(new.body) for _, _, new in flat], [new.hash for _, _, new in flat],
+        [work.key for work, _, _ in flat], [ordinal for _, ordinal, _ in flat], [new.text for _, _, new in flat],
     ) if flat else []  # fmt: skip
     fresh = {(row["work_key"], row["ordinal"]): row["id"] for row in made}
     links = [

@@ -4,7 +4,7 @@ It talks with its worker in lines of text over its standard input and output:
 
     worker -> beat   first line: settings as JSON; then `pong` for every `ping`
     beat -> worker   `ready`, `ping`, `lapsed` / `renewed` (our own view of the lease), `fenced`, `draining`, `wake` (a
-                     rescue), `hint` (somebody has enqueued something), `look` (somebody has cancelled something)
+                     rescue)
 
 Neither outlives the other: the kernel kills this process with its worker (PDEATHSIG, and the pipe's end), and it kills
 a worker that does not answer pings, or that was buried. Why two processes: docs/decisions/0004-worker-shape.md.
@@ -29,7 +29,7 @@ from gristmill.db.database import RECONNECT, connect, pooled, reconnecting
 from gristmill.db.moving import moved_away
 from gristmill.db.statements import statements
 from gristmill.engine.metrics import DatabaseMetrics
-from gristmill.engine.queue import LOCK_CLASS, WAKE_CHANNEL
+from gristmill.engine.queue import LOCK_CLASS
 from gristmill.engine.upkeep import Housekeeping
 from gristmill.errors import DatabaseProblem
 from gristmill.logs import bind, set_up_when_used
@@ -89,14 +89,13 @@ class Beat:
             self.url, application_name=f"gristmill:live:{self.worker_id}", idle_session_timeout="0",
             client_connection_check_interval="500ms",
         )  # fmt: skip
-        if pooled(self.url):  # no session is ours there: the lease is the only notice of our death, the poll finds work
+        if pooled(self.url):  # no session is ours there: the lease is the only notice of our death
             connection.terminate()
             _say("ready")
             await asyncio.Event().wait()
         try:
             await connection.execute("select pg_advisory_lock($1, $2)", LOCK_CLASS, _lock_key(self.worker_id))
             await connection.execute(SQL["announce_lock"], self.worker_id, self.nonce, True)
-            await connection.add_listener(WAKE_CHANNEL, _told)
             _say("ready")
             while True:
                 await asyncio.sleep(5)
@@ -155,10 +154,6 @@ class Beat:
         if os.getppid() == self.parent:
             os.kill(self.parent, signal.SIGKILL)
         os._exit(3)
-
-
-def _told(_connection: Any, _pid: int, _channel: str, what: object) -> None:
-    _say("look" if what == "cancel" else "hint")
 
 
 def _lock_key(worker_id: int) -> int:

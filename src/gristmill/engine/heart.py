@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from gristmill.engine.worker import Worker, WorkerSettings
 
 log = logging.getLogger("gristmill.worker")
-FENCED = 3  # exit code of a worker that was buried while it still ran
+BURIED = 75  # exit code of a worker that others gave up while it still ran: no fault of its own
+BEATLESS = 3  # and of one whose beat process ended
 
 
 class Heart:
@@ -83,13 +84,9 @@ class Heart:
                 self._ready.set()
             elif word == "fenced" and not self.leaving:
                 log.error("this worker was buried by another one; its tasks are in other hands")
-                os._exit(FENCED)
-            elif word == "hint":
-                self._worker.wake()
+                os._exit(BURIED)
             elif word == "wake":
                 self._worker.wake(rescan=True)
-            elif word == "look":
-                self._worker.look()
             elif word == "draining":
                 self._worker.stop()
             elif word in ("lapsed", "renewed"):
@@ -100,4 +97,4 @@ class Heart:
                 log.warning("the lease is %s", word)
         if not self.leaving:
             log.error("the beat process ended; a worker without a beat must not go on")
-            os._exit(FENCED)
+            os._exit(BEATLESS)

@@ -24,6 +24,7 @@ from gristmill.engine import processes, queue
 from gristmill.engine.attempts import MOST_LOST, Attempt, Attempts
 from gristmill.engine.claiming import Claims
 from gristmill.engine.heart import Heart
+from gristmill.engine.line import Line
 from gristmill.engine.metrics import LoggingMetrics, Metrics, flushing
 from gristmill.engine.performer import ChildCrashed as ChildCrashed
 from gristmill.engine.performer import Outcome as Outcome
@@ -89,6 +90,7 @@ class Worker:
         self._at_once = asyncio.Event()
         self._wake = asyncio.Event()
         self._look = asyncio.Event()
+        self._hinted = False
         self._poll = 0.02
         self._looked: float | None = None  # when it last looked for work; None while it has no room for any
 
@@ -116,6 +118,7 @@ class Worker:
         )  # fmt: skip
         self.settler = Settler(pool, self.claimer, self.performer, settings.settle_batch, self.metrics, self._wake.set)
         self.attempts = Attempts(self.claimer, self.performer, self.settler, self.metrics, self._ended)
+        line = Line(pool, self.url, self._told)
         heart = Heart(self.url, self.claimer, settings, self)
         settling = asyncio.create_task(self.settler.run())
         settling.add_done_callback(lambda _: self._wake.set())
@@ -124,12 +127,14 @@ class Worker:
             await heart.start()
             log.info("worker %d begins: %s", self.claimer.id, dict(settings.pools))
             while not self._stopping.is_set() and not settling.done():
-                await self._look_for_work(pool)
+                await self._look_for_work(pool, line)
+            await line.cut()
             await self._drain(pool)
             await self.settler.finish(settling, settings.shutdown)
         finally:
             settling.cancel()
             looking.cancel()
+            await line.cut()
             heart.leaving = True
             await self._leave(pool)
             await heart.stop()
@@ -157,6 +162,13 @@ class Worker:
     def look(self) -> None:
         """Asks now, instead of at the next beat, whether the claims under way still exist."""
         self._look.set()
+
+    def _told(self, what: str) -> None:
+        if what == "cancel":
+            self.look()
+        else:
+            self._hinted = True
+            self._wake.set()
 
     async def change_pools(self, pools: Mapping[str, int]) -> None:
         """Other slots from the next claim on; what runs already finishes. Raises `UsageError` for a pool without."""
@@ -191,16 +203,18 @@ class Worker:
         self.metrics.incr("worker_started")
         return Claimer(worker_id, self.nonce)
 
-    async def _look_for_work(self, pool: asyncpg.Pool[Any]) -> None:
+    async def _look_for_work(self, pool: asyncpg.Pool[Any], line: Line) -> None:
         self._wake.clear()
+        hinted, self._hinted = self._hinted, False
         self._looked = time.monotonic()
         claimed = []
         try:
             if not self.lease_lapsed and self.settler.backlog <= 2 * self.settings.settle_batch:
-                claimed = await self.claims.ask(pool)
+                claimed = await self.claims.ask(await line.open(), hinted=hinted)
         except (*RECONNECT, *REPEAT) as error:
             await asyncio.sleep(random.uniform(0.02, 0.2))
             if not isinstance(error, REPEAT):
+                await line.cut()
                 await self._wait_for_database(pool, error)
             return
         for task, alone in claimed:
@@ -210,7 +224,8 @@ class Worker:
         await self._pause(bool(claimed))
 
     async def _pause(self, claimed: bool) -> None:
-        """Until a slot is free, something was settled or the poll is due; a short breath gathers slots into a claim."""
+        """Until a slot is free, something was settled or the poll is due. A short breath gathers slots into a claim; a
+        hint is followed at once."""
         free = self.claims.free()
         if free and claimed:
             await asyncio.sleep(0)
@@ -219,10 +234,12 @@ class Worker:
         if not free:
             self._looked = None
         try:
-            await asyncio.wait_for(self._wake.wait(), timeout)
-            await asyncio.sleep(0.002)
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
         except TimeoutError:
-            pass
+            return
+        if not self._hinted:
+            await asyncio.sleep(0.002)
 
     def _ended(self, attempt: Attempt) -> None:
         self.claims.given(attempt.task, alone=attempt.alone, sent_away=attempt.sent_away)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ from gristmill.errors import UsageError, WorkflowError
 SQL = statements("workflow")
 ENDED = frozenset({"completed", "partial", "failed", "cancelled"})
 INPUTS = -1  # stands for the inputs of the run among the steps that come right before a step
+
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
+_OURS = re.compile(r".*-\d+")
 
 
 class _CameIn(Exception):
@@ -106,6 +111,23 @@ async def find_or_create(connection: asyncpg.Connection[Any], new: NewRun, *, fr
     if not new.after:
         await tell(connection, "run.start", run_id)
     return run_id, True
+
+
+async def call(connection: asyncpg.Connection[Any], run_id: int, name: str) -> None:
+    """Gives a run that was just made a name of its own instead of "qa-7". Call it in the transaction that made it.
+
+    Raises `UsageError` U319 for a name that is none, that looks like one of ours, or that another run has.
+    """
+    if not _NAME.fullmatch(name) or _OURS.fullmatch(name):
+        raise UsageError(
+            f'a run cannot be called "{name[:100]}"', code="U319", safe="nothing was started",
+            hint="letters, digits, . _ and -, at most 100, no number alone and no end like -7",
+        )  # fmt: skip
+    await connection.execute(SQL["hold_name"], name)
+    if not await connection.fetchval(SQL["call_run"], run_id, name):
+        raise UsageError(
+            f'there is a run "{name}" already', code="U319", hint="choose another name", safe="nothing was started"
+        )
 
 
 def lines_of(steps: Sequence[Step]) -> tuple[list[list[int]], list[list[int]]]:

@@ -1,4 +1,4 @@
-"""Many small writes as one: what arrives while a statement is under way goes out together with the next.
+"""Many small statements as one: what arrives while a statement is under way goes out together with the next.
 
 Nothing waits for a batch to fill up. At one call a second each goes out alone; at a thousand they share round trips,
 commits and the disk's flush.
@@ -7,7 +7,7 @@ commits and the disk's flush.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 from gristmill.db.database import RECONNECT
@@ -25,7 +25,7 @@ class Batches(Generic[Item, Result]):
     """
 
     def __init__(
-        self, send: Callable[[list[Item]], Awaitable[list[Result]]], *, key: Callable[[Item], bytes],
+        self, send: Callable[[list[Item]], Awaitable[list[Result]]], *, key: Callable[[Item], Hashable],
         weight: Callable[[Item], int] = lambda item: 0, orphan: Callable[[Item, Result], None] | None = None,
         most: int = 100, limit: int = 4 * 1024 * 1024,
     ) -> None:  # fmt: skip
@@ -53,7 +53,7 @@ class Batches(Generic[Item, Result]):
         """The next batch. A second item with the same key waits for the one after: a statement meets a row once."""
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
         later: list[tuple[Item, asyncio.Future[Result]]] = []
-        keys: set[bytes] = set()
+        keys: set[Hashable] = set()
         weight = 0
         for item, future in self._waiting:
             if future.done():  # cancelled before it was sent

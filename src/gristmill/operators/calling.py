@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from gristmill.data.kinds import kind_of
 from gristmill.engine.threads import bearable, in_thread
@@ -103,6 +103,5 @@ def parse_body(types: Sequence[type[BaseModel]], kind: str, text: str) -> BaseMo
     """A stored body back as its type; raises `UsageError` when no type in `types` has that kind."""
     for cls in types:
         if kind_of(cls) == kind:
-            adapter: TypeAdapter[BaseModel] = TypeAdapter(cls)
-            return adapter.validate_json(text)
+            return cls.model_validate_json(text)
     raise UsageError(f'no type for a record of kind "{kind}"')

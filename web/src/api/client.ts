@@ -84,6 +84,12 @@ export async function change<T>(method: "POST" | "PUT" | "DELETE", path: string,
   return body<T>(await send(method, address(path, query), init));
 }
 
+/** Sent though the page is being closed; nobody is there to hear the answer. */
+export function lastWord(path: string, value: unknown): void {
+  const init = { body: JSON.stringify(value), headers: { "Content-Type": "application/json" }, keepalive: true };
+  void send("POST", address(path), init).catch(() => undefined);
+}
+
 /** Sends files as they are; told() hears the part that has gone out, 0 to 1. */
 export function upload<T>(path: string, files: readonly File[], told: (part: number) => void): Promise<T> {
   return new Promise((resolve, reject) => {

@@ -1,7 +1,7 @@
 /** What the screens ask. The first word of a key names the kind of frame that makes it old: see live/refresh. */
 import { infiniteQueryOptions, queryOptions } from "@tanstack/react-query";
 import { change, get } from "./client";
-import type { ActionState, AssignmentRow, CoverageRow, Difference, EditorTask, ExportState, Failures, Flow, FormatInfo, Held, Histogram, Item, Lineage, Page, Preview, RecordDetail, RecordRow, ReviewFigures, RunDetail, RunSummary, Story, TaskRow, Throughput, WaitingPieces, WantedAction, WorkflowInfo } from "./types";
+import type { ActionState, AssignmentRow, AttemptDifference, CoverageRow, Difference, EditorTask, Exchange, ExportState, Failures, Flow, FormatInfo, Held, Histogram, Item, Lineage, Page, Preview, RecordDetail, RecordRow, ReviewFigures, RunDetail, RunSummary, Story, TaskRow, Throughput, WaitingPieces, WantedAction, WholeCall, WorkflowInfo } from "./types";
 
 const KEEP = { placeholderData: <T>(before: T | undefined) => before }; // the old answer stays in sight meanwhile
 
@@ -59,8 +59,16 @@ export const itemsQuery = (run: number, filter: string) =>
 export const storyQuery = (task: string) =>
   queryOptions({ queryKey: ["task", task], queryFn: ({ signal }) => get<Story>(`/tasks/${task}/story`, {}, signal) });
 
+export const attemptDifferenceQuery = (task: number, of: number, to: number) =>
+  queryOptions({
+    queryKey: ["difference", task, of, to],
+    queryFn: ({ signal }) => get<AttemptDifference>(`/tasks/${task}/difference`, { of, to }, signal),
+    staleTime: Infinity,
+    refetchInterval: false,
+  });
+
 export const callQuery = (id: string) =>
-  queryOptions({ queryKey: ["call", id], queryFn: ({ signal }) => get<unknown>(`/calls/${id}`, {}, signal), staleTime: Infinity, refetchInterval: false });
+  queryOptions({ queryKey: ["call", id], queryFn: ({ signal }) => get<WholeCall>(`/calls/${id}`, {}, signal), staleTime: Infinity, refetchInterval: false });
 
 export const recordQuery = (id: string) =>
   queryOptions({ queryKey: ["records", id], queryFn: ({ signal }) => get<RecordDetail>(`/records/${id}`, {}, signal) });
@@ -159,5 +167,12 @@ export const exportQuery = (id: number) =>
   queryOptions({
     queryKey: ["export", id],
     queryFn: ({ signal }) => get<ExportState>(`/exports/${id}`, {}, signal),
+    refetchInterval: (query) => (["waiting", "running"].includes(query.state.data?.state ?? "waiting") ? 700 : false),
+  });
+
+export const exchangeQuery = (id: number) =>
+  queryOptions({
+    queryKey: ["exchange", id],
+    queryFn: ({ signal }) => get<Exchange>(`/label-studio/${id}`, {}, signal),
     refetchInterval: (query) => (["waiting", "running"].includes(query.state.data?.state ?? "waiting") ? 700 : false),
   });

@@ -493,6 +493,86 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/label-studio": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Exchanges
+         * @description Pushes and pulls, the newest first.
+         */
+        get: operations["list_exchanges"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/label-studio/pull": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Pull Annotations
+         * @description Takes what people said on the server as decisions of theirs.
+         */
+        post: operations["pull_annotations"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/label-studio/push": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Push Annotations
+         * @description Sends what a run has annotated to the server: what is new, and what has changed here and not there.
+         */
+        post: operations["push_annotations"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/label-studio/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * One Exchange
+         * @description How a push or a pull stands.
+         */
+        get: operations["one_exchange"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/limits": {
         parameters: {
             query?: never;
@@ -1651,6 +1731,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/tasks/{id}/difference": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Task Difference
+         * @description What attempt `to` got back otherwise than attempt `of`: answers, raw output of programs, how they ended.
+         */
+        get: operations["task_difference"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/tasks/{id}/retry": {
         parameters: {
             query?: never;
@@ -1718,14 +1818,22 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /**
+         * Uploads
+         * @description The uploads that are there, the newest first.
+         */
+        get: operations["uploads"];
         put?: never;
         /**
          * Upload
          * @description Takes files in, as multipart/form-data; at most `api_upload` bytes together. Nothing is kept of a broken one.
          */
         post: operations["upload"];
-        delete?: never;
+        /**
+         * Prune Uploads
+         * @description Takes old uploads away, but none that a run which has not ended was started over. Gives back what has gone.
+         */
+        delete: operations["prune_uploads"];
         options?: never;
         head?: never;
         patch?: never;
@@ -1745,7 +1853,11 @@ export interface paths {
         get: operations["uploaded"];
         put?: never;
         post?: never;
-        delete?: never;
+        /**
+         * Remove Upload
+         * @description Takes an upload away. What runs have read of it stays with their records.
+         */
+        delete: operations["remove_upload"];
         options?: never;
         head?: never;
         patch?: never;
@@ -1989,7 +2101,7 @@ export interface components {
         };
         /**
          * AskedOf
-         * @description What a model was asked. `schema`: what the answer must be like; `sample`: which one of several answers was wanted;
+         * @description What a model was asked. `schema`: what the answer must be like; `sample`: which of several answers was wanted;
          *     `attempt`: how often it was asked again because an answer was of no use; `cut`: some of it was too long.
          */
         AskedOf: {
@@ -2075,9 +2187,30 @@ export interface components {
             open: number;
         };
         /**
+         * AttemptDifference
+         * @description What attempt `to` got back otherwise than attempt `of`: answers, raw output, the end. `diff` as `diff -u` writes
+         *     it, empty when it is the `same`; `cut`: it was too long to be compared whole.
+         */
+        AttemptDifference: {
+            /**
+             * Cut
+             * @default false
+             */
+            cut: boolean;
+            /** Diff */
+            diff: string;
+            /** Of */
+            of: number;
+            /** Same */
+            same: boolean;
+            /** To */
+            to: number;
+        };
+        /**
          * AttemptRow
          * @description One try. `outcome`: completed, failed, crashed, stalled, cancelled, or running. `handed_on`: the worker died or
-         *     lost its lease, and who took the task over comes next. `beat_at`: the last beat of the worker that has it now.
+         *     lost its lease, and who took the task over comes next. `beat_at`: the last beat of the worker that has it now, or
+         *     that died of it.
          */
         AttemptRow: {
             /** Beat At */
@@ -2769,8 +2902,47 @@ export interface components {
             next: number;
         };
         /**
+         * Exchange
+         * @description A push or a pull. `state`: waiting, running, completed or failed; `done` says what was sent or taken, by the
+         *     words of `gristmill label-studio push --json` and `pull --json`; `url`: the project on the server.
+         */
+        Exchange: {
+            /** By */
+            by?: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Done */
+            done?: {
+                [key: string]: unknown;
+            } | null;
+            /** Ended At */
+            ended_at?: string | null;
+            /** Error */
+            error?: string | null;
+            /** Held By */
+            held_by?: string | null;
+            /** Id */
+            id: number;
+            /** Run */
+            run: number;
+            /** Run Name */
+            run_name: string;
+            /** State */
+            state: string;
+            /** Url */
+            url?: string | null;
+            /**
+             * What
+             * @enum {string}
+             */
+            what: "push" | "pull";
+        };
+        /**
          * ExportOptions
-         * @description What may be asked of an export: docs/guides/export.md.
+         * @description What may be asked of an export: docs/guides/export.md. Of annotations: `reviewed`, `kind`, `offsets`.
          */
         ExportOptions: {
             /** Balance */
@@ -2784,6 +2956,11 @@ export interface components {
             columns?: {
                 [key: string]: string;
             } | null;
+            /**
+             * Kind
+             * @description of annotations
+             */
+            kind?: string | null;
             /**
              * Language
              * @default
@@ -2799,6 +2976,13 @@ export interface components {
              * @default true
              */
             lineage: boolean;
+            /**
+             * Offsets
+             * @description of places in annotated texts
+             * @default codepoint
+             * @enum {string}
+             */
+            offsets: "codepoint" | "utf16";
             /** Reasoning */
             reasoning?: ("field" | "inline" | "drop") | null;
             /**
@@ -2969,15 +3153,26 @@ export interface components {
         };
         /**
          * FormatInfo
-         * @description A format that rows can be written in. `suffixes` is empty for a folder; `columned`: columns may be chosen.
+         * @description A format that rows can be written in, or `annotations`. `suffixes` is empty for a folder; `columned`: columns may
+         *     be chosen; `kinds`: annotations that it can hold.
          */
         FormatInfo: {
+            /**
+             * Annotations
+             * @default false
+             */
+            annotations: boolean;
             /** Bundle */
             bundle: boolean;
             /** Columned */
             columned: boolean;
             /** Description */
             description: string;
+            /**
+             * Kinds
+             * @default []
+             */
+            kinds: string[];
             /** Name */
             name: string;
             /** Pairs */
@@ -3120,6 +3315,27 @@ export interface components {
             state: string;
             /** Uri */
             uri: string;
+        };
+        /**
+         * KeptUpload
+         * @description An upload in short. `runs` were started over it; `in_use`: one of them has not ended.
+         */
+        KeptUpload: {
+            /** Bytes */
+            bytes: number;
+            /** Files */
+            files: number;
+            /** In Use */
+            in_use: boolean;
+            /**
+             * Made At
+             * Format: date-time
+             */
+            made_at: string;
+            /** Runs */
+            runs: string[];
+            /** Upload */
+            upload: string;
         };
         /** LabelCount */
         LabelCount: {
@@ -3414,7 +3630,7 @@ export interface components {
          *
          *     `parameters` are options by step: {"split.size": 800}; `set` is one of the workflow's named sets of them, before
          *     those. `model` goes to every step that uses one and names none. `budget` is what the run may spend. The same call
-         *     again goes on with the same run, unless `fresh`.
+         *     again goes on with the same run, unless `fresh`. `name`: what a new run is called, instead of "qa-7".
          */
         NewRun: {
             /**
@@ -3450,6 +3666,8 @@ export interface components {
              * @default extractive
              */
             model: string | null;
+            /** Name */
+            name?: string | null;
             /**
              * Parameters
              * @default {}
@@ -3710,6 +3928,13 @@ export interface components {
         Page_CoverageRow_: {
             /** Items */
             items: components["schemas"]["CoverageRow"][];
+            /** Next */
+            next?: string | null;
+        };
+        /** Page[Exchange] */
+        Page_Exchange_: {
+            /** Items */
+            items: components["schemas"]["Exchange"][];
             /** Next */
             next?: string | null;
         };
@@ -4480,7 +4705,8 @@ export interface components {
         };
         /**
          * Segment
-         * @description `tasks` ended in it, `failed` of them badly.
+         * @description `tasks` ended in it, `failed` of them badly. `quota`: nothing ran, because what it had claimed was sent away by a
+         *     quota.
          */
         Segment: {
             /**
@@ -4507,7 +4733,7 @@ export interface components {
              * What
              * @enum {string}
              */
-            what: "work" | "idle" | "paused" | "late" | "dead";
+            what: "work" | "quota" | "idle" | "paused" | "late" | "dead";
         };
         /**
          * Sentence
@@ -4788,7 +5014,8 @@ export interface components {
         };
         /**
          * Story
-         * @description Everything about a task: its attempts in order, what it worked on, what it made.
+         * @description Everything about a task: its attempts in order, how often it was sent away meanwhile (of the last three days),
+         *     what it worked on, what it made.
          */
         Story: {
             /** Attempts */
@@ -4808,6 +5035,11 @@ export interface components {
             /** Records */
             records: components["schemas"]["Made"][];
             task: components["schemas"]["TaskDetail"];
+            /**
+             * Waits
+             * @default []
+             */
+            waits: components["schemas"]["Wait"][];
         };
         /**
          * Target
@@ -5170,6 +5402,33 @@ export interface components {
             version: string;
         };
         /**
+         * Wait
+         * @description A claim (`n`) that was given back uncharged at `since`, not to be claimed again before `until`. `reason`: "quota:
+         *     ..." for a quota, else a lock, the same call elsewhere, a batch, a worker that was stopped.
+         */
+        Wait: {
+            /** Began At */
+            began_at?: string | null;
+            /** N */
+            n: number;
+            /** Reason */
+            reason: string;
+            /**
+             * Since
+             * Format: date-time
+             */
+            since: string;
+            /**
+             * Until
+             * Format: date-time
+             */
+            until: string;
+            /** Worker */
+            worker?: string | null;
+            /** Worker Id */
+            worker_id?: number | null;
+        };
+        /**
          * WaitingPieces
          * @description Pieces of a run that wait for people. `more`: there are more than `pieces`, which is where counting ends; null:
          *     the run is over and made something to review, and nobody has opened its review yet.
@@ -5217,8 +5476,21 @@ export interface components {
             stage?: string | null;
         };
         /**
+         * WantedExchange
+         * @description The annotations of a run. `kind`: what to take, where a run makes several kinds; `project`: under which name the
+         *     server has them (default: the run's). Server and token are settings, and never said by a caller.
+         */
+        WantedExchange: {
+            /** Kind */
+            kind?: string | null;
+            /** Project */
+            project?: string | null;
+            /** Run */
+            run: string;
+        };
+        /**
          * WantedExport
-         * @description An export of the dataset of a run.
+         * @description An export of the dataset of a run, or of its annotations.
          */
         WantedExport: {
             /**
@@ -5232,6 +5504,7 @@ export interface components {
              *       "language": "",
              *       "left_out": false,
              *       "lineage": true,
+             *       "offsets": "codepoint",
              *       "reviewed": false,
              *       "seed": 0
              *     }
@@ -5261,6 +5534,7 @@ export interface components {
              *       "language": "",
              *       "left_out": false,
              *       "lineage": true,
+             *       "offsets": "codepoint",
              *       "reviewed": false,
              *       "seed": 0
              *     }
@@ -6440,6 +6714,141 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Health"];
+                };
+            };
+            /** @description an error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                    "application/problem+json": unknown;
+                };
+            };
+        };
+    };
+    list_exchanges: {
+        parameters: {
+            query?: {
+                /** @description `next` of the page before */
+                after?: string | null;
+                /** @description items of the page */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_Exchange_"];
+                };
+            };
+            /** @description an error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                    "application/problem+json": unknown;
+                };
+            };
+        };
+    };
+    pull_annotations: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WantedExchange"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Exchange"];
+                };
+            };
+            /** @description an error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                    "application/problem+json": unknown;
+                };
+            };
+        };
+    };
+    push_annotations: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WantedExchange"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Exchange"];
+                };
+            };
+            /** @description an error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                    "application/problem+json": unknown;
+                };
+            };
+        };
+    };
+    one_exchange: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Exchange"];
                 };
             };
             /** @description an error */
@@ -8637,6 +9046,41 @@ export interface operations {
             };
         };
     };
+    task_difference: {
+        parameters: {
+            query: {
+                of: number;
+                to: number;
+            };
+            header?: never;
+            path: {
+                id: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AttemptDifference"];
+                };
+            };
+            /** @description an error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                    "application/problem+json": unknown;
+                };
+            };
+        };
+    };
     retry_task: {
         parameters: {
             query?: never;
@@ -8734,6 +9178,36 @@ export interface operations {
             };
         };
     };
+    uploads: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KeptUpload"][];
+                };
+            };
+            /** @description an error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                    "application/problem+json": unknown;
+                };
+            };
+        };
+    };
     upload: {
         parameters: {
             query?: never;
@@ -8770,6 +9244,38 @@ export interface operations {
             };
         };
     };
+    prune_uploads: {
+        parameters: {
+            query: {
+                older_than_days: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KeptUpload"][];
+                };
+            };
+            /** @description an error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                    "application/problem+json": unknown;
+                };
+            };
+        };
+    };
     uploaded: {
         parameters: {
             query?: never;
@@ -8789,6 +9295,36 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Upload"];
                 };
+            };
+            /** @description an error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                    "application/problem+json": unknown;
+                };
+            };
+        };
+    };
+    remove_upload: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description an error */
             default: {

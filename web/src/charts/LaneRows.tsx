@@ -3,7 +3,7 @@ import type { Lane, Lanes } from "../api/types";
 import { sayKnown, useWords } from "../words";
 import { clock, duration } from "../words/numbers";
 
-const KINDS = ["work", "idle", "paused", "late", "dead"] as const;
+const KINDS = ["work", "quota", "idle", "paused", "late", "dead"] as const;
 const percent = (part: number): string => `${(part * 100).toFixed(3)}%`;
 
 function Row({ lane, since, length }: { lane: Lane; since: number; length: number }): React.ReactNode {

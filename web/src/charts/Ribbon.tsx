@@ -19,13 +19,36 @@ export function marksOf(marks: readonly EventMark[]): Mark[] {
   }));
 }
 
+const LEAST = 15; // minutes in sight
+
+/** How many minutes are worth showing: quiet ones before the first sign of life are not. */
+export function minutesIn(throughput: Throughput): number {
+  const length = throughput.minutes.length;
+  const busy = throughput.minutes.findIndex((_, index) => throughput.series.some((series) => (series.completed[index] ?? 0) + (series.failed[index] ?? 0) > 0));
+  const marked = throughput.marks.map((mark) => Date.parse(mark.at)).sort((a, b) => a - b)[0];
+  const told = marked === undefined ? -1 : throughput.minutes.findIndex((minute) => Date.parse(minute) + 60_000 > marked);
+  const first = Math.min(...[busy, told].filter((index) => index >= 0), length);
+  return Math.max(Math.min(length, LEAST), length - Math.max(0, first - 1));
+}
+
+/** The last minutes of it. */
+function lately(throughput: Throughput): Throughput {
+  const from = throughput.minutes.length - minutesIn(throughput);
+  return {
+    ...throughput,
+    minutes: throughput.minutes.slice(from),
+    series: throughput.series.map((series) => ({ ...series, completed: series.completed.slice(from), failed: series.failed.slice(from) })),
+  };
+}
+
 /** Steps need a point where the last one ends. */
 function withEnd(values: readonly number[], end: (last: number) => number): number[] {
   const last = values.at(-1);
   return last === undefined ? [] : [...values, end(last)];
 }
 
-export function Ribbon({ throughput, height = 190 }: { throughput: Throughput; height?: number }): React.ReactNode {
+export function Ribbon({ throughput: whole, height = 190 }: { throughput: Throughput; height?: number }): React.ReactNode {
+  const throughput = useMemo(() => lately(whole), [whole]);
   const say = useWords();
   const theme = useShownTheme();
   const times = useMemo(() => withEnd(throughput.minutes.map((minute) => new Date(minute).getTime() / 1000), (last) => last + 60), [throughput]);

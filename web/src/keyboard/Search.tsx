@@ -40,6 +40,11 @@ function useHits(text: string, open: boolean): Hit[] {
     if (!wanted || say(word).toLowerCase().includes(wanted)) hits.push({ key: to, name: say(word), kind: say("search.screen"), to });
   }
   if (wanted && !/^\d+$/.test(wanted)) {
+    const quoted = text.trim().replaceAll("\\", "\\\\").replaceAll("%", "\\%").replaceAll("_", "\\_").replaceAll("'", "''");
+    for (const run of (runs.data?.items ?? []).filter((each) => each.progress.failed > 0).slice(0, 2)) {
+      const filter = `message like '%${quoted}%' or item like '%${quoted}%'`;
+      hits.push({ key: `pieces-${run.id}`, name: say("search.pieces", { run: run.name, text: text.trim() }), kind: say("nav.runs"), to: `/runs/${run.id}?filter=${encodeURIComponent(filter)}` });
+    }
     hits.push({ key: "text", name: say("search.records", { text: text.trim() }), kind: say("nav.data"), to: `/data?contains=${encodeURIComponent(text.trim())}` });
   }
   return hits;

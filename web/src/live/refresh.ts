@@ -3,6 +3,7 @@ import type { QueryClient } from "@tanstack/react-query";
 import { useSyncExternalStore } from "react";
 import { isDeep } from "../api/cache";
 import { live, type Frame, type LiveState } from "./frames";
+import { showRun } from "./runFrames";
 
 const PAUSE_MS = 250;
 
@@ -34,6 +35,7 @@ export function keepFresh(client: QueryClient): () => void {
   }
 
   const deaf = live.hear((frame: Frame) => {
+    if (frame.kind === "run") showRun(client, frame);
     if (frame.kind === "reset") void client.invalidateQueries(); // another database: everything is old
     else (touched[frame.kind] ?? touched.event)?.forEach(refresh);
   });

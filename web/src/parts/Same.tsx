@@ -24,9 +24,17 @@ function Line({ command }: { command: string }): React.ReactNode {
   );
 }
 
-export function Same({ commands, path, query }: { commands: readonly string[]; path: string; query?: Query }): React.ReactNode {
+interface Props {
+  commands: readonly string[];
+  path: string;
+  query?: Query;
+  body?: unknown; // of a POST
+}
+
+export function Same({ commands, path, query, body }: Props): React.ReactNode {
   const say = useWords();
-  const curl = `curl '${location.origin}${address(path, query)}'`;
+  const json = body === undefined ? "" : ` --json '${JSON.stringify(body).replaceAll("'", "'\\''")}'`;
+  const curl = `curl '${location.origin}${address(path, query)}'${json}`;
   return (
     <footer className="same">
       <h2>{say("same.title")}</h2>

@@ -27,7 +27,7 @@ function Brand(): React.ReactNode {
         <path d="M12 8.3V3M15.2 10.2l4.6-2.6M15.2 13.8l4.6 2.6M12 15.7V21M8.8 13.8l-4.6 2.6M8.8 10.2 4.2 7.6" stroke="var(--sheet)" strokeWidth="1.6" strokeLinecap="round" />
         <circle cx="12" cy="12" r="2.4" fill="var(--sheet)" />
       </svg>
-      Gristmill
+      <span>Gristmill</span>
     </Link>
   );
 }

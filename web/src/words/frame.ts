@@ -25,6 +25,7 @@ export const frameWords = {
   "search.task": ["Task {id}", "任务 {id}"],
   "search.record": ["Record {id}", "记录 {id}"],
   "search.records": ["Records that contain “{text}”", "包含“{text}”的记录"],
+  "search.pieces": ["Pieces of {run} whose error or file says “{text}”", "{run} 中错误或文件名含“{text}”的条目"],
   "search.run": ["Run", "运行"],
   "search.screen": ["Screen", "页面"],
   "keys.title": ["Keys", "按键"],

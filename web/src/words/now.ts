@@ -1,7 +1,7 @@
 export const nowWords = {
   "now.title": ["Now", "此刻"],
   "now.ribbon": ["Pieces per minute, by stage", "每分钟处理数（按阶段）"],
-  "now.ribbon.about": ["the last hour, with what happened", "最近一小时与事件"],
+  "now.ribbon.about": ["the last {n} minutes, with what happened", "最近 {n} 分钟，及发生的事"],
   "now.ribbon.empty": ["No piece was finished in the last hour.", "最近一小时没有完成的条目。"],
   "now.needs": ["Needs you", "需要你"],
   "now.needs.none": ["Nothing needs a person.", "没有需要人处理的事。"],
@@ -23,7 +23,7 @@ export const nowWords = {
   "now.held": ["held by", "受制于"],
   "now.ended": ["ended {at}", "结束于 {at}"],
   "now.older": ["All runs", "所有运行"],
-  "now.total.per_minute": ["this minute", "本分钟"],
+  "now.total.per_minute": ["last minute", "最近一分钟"],
   "now.total.hour": ["last hour", "最近一小时"],
   "now.total.active": ["runs at work", "进行中的运行"],
   "now.total.spent": ["spent by them", "其花费"],

@@ -41,6 +41,10 @@ export const reviewWords = {
   "review.claiming": ["Fetching the next ones", "正在取下一批"],
   "review.done.title": ["Nothing is left in this queue.", "此队列已空。"],
   "review.done.about": ["Try another queue or another run, or export what was accepted.", "换一个队列或运行，或导出已接受的内容。"],
+  "review.done.held": [
+    "{n} is open on somebody's desk or in another tab; it comes back when it is left there, or when its lease ends.|{n} are open on somebody's desk or in another tab; they come back when they are left there, or when their leases end.",
+    "{n} 条正在他人处或另一个标签页中打开；离开或租约到期后会回到队列。",
+  ],
   "review.none.title": ["There is nothing to review yet.", "还没有可审核的内容。"],
   "review.none.about": ["Review begins as soon as a run has made its first rows: accept, edit or reject each with one key.", "运行产出第一批结果后即可审核：一键接受、修改或拒绝。"],
   "review.all": ["All that match…", "所有匹配的…"],

@@ -23,6 +23,7 @@ export const runWords = {
   "run.retry.these": ["Retry this one|Retry these {n}", "重试这 {n} 个"],
   "run.retry.title": ["Try {n} failed piece again?|Try {n} failed pieces again?", "重试 {n} 个失败的条目？"],
   "run.retry.about": ["A new epoch of the run begins; all that is finished stays.", "运行进入新的一轮；已完成的保持不变。"],
+  "run.retry.degraded": ["also those that got a stand-in instead of a good answer", "包括以替代结果代替正常回答的条目"],
   "run.retry.model": ["with this model", "使用模型"],
   "run.retry.same": ["the same as before", "与之前相同"],
   "run.again": ["Another model…", "换模型…"],

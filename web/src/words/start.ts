@@ -15,6 +15,8 @@ export const startWords = {
   "start.workflow.steps": ["Steps", "步骤"],
   "start.model": ["Model", "模型"],
   "start.model.free": ["needs no key and no network", "不需要密钥和网络"],
+  "start.name": ["Name of the run", "运行名称"],
+  "start.name.none": ["one is chosen", "自动命名"],
   "start.budget": ["Budget, in dollars", "预算（美元）"],
   "start.budget.none": ["no limit", "不限"],
   "start.options": ["Options, one a line", "选项，每行一个"],

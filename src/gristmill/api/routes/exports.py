@@ -22,9 +22,9 @@ async def export_formats() -> list[FormatInfo]:
 
 @router.post("/exports/preview")
 @role("viewer")
-async def preview_export(wanted: WantedPreview, app: OpenApp) -> Preview:
+async def preview_export(wanted: WantedPreview, app: OpenApp, caller: Asking) -> Preview:
     """The first entries of an export, exactly as it would write them."""
-    return await exports.preview(await find_run(app, wanted.run), wanted)
+    return await exports.preview(await find_run(app, wanted.run), wanted, caller)
 
 
 @router.post("/exports", status_code=201)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Query
 
 from gristmill.api import stories
+from gristmill.api.attempt_differences import attempt_difference
 from gristmill.api.listing import condition
 from gristmill.api.problems import Refused
 from gristmill.api.routes.progress import RunName
@@ -16,7 +17,7 @@ from gristmill.api.routing import router as new_router
 from gristmill.api.run_shapes import TaskRow
 from gristmill.api.run_views import SQL, run_row
 from gristmill.api.shapes import After, Answer, Id, Limit, OpenApp, Page, place
-from gristmill.api.story_shapes import Story, TaskDetail
+from gristmill.api.story_shapes import AttemptDifference, Story, TaskDetail
 from gristmill.api.task_lists import COLUMNS, STATES, TaskList
 from gristmill.db.database import repeating
 from gristmill.engine import queue, workflow
@@ -64,6 +65,14 @@ async def task(id: Id, app: OpenApp) -> TaskDetail:
 async def task_story(id: Id, app: OpenApp) -> Story:
     """What happened to a task: its attempts with workers, calls and ends, what it worked on, what it made."""
     return await stories.story(app, id)
+
+
+@router.get("/tasks/{id}/difference")
+async def task_difference(
+    id: Id, app: OpenApp, of: Annotated[int, Query(ge=1, le=2**31)], to: Annotated[int, Query(ge=1, le=2**31)]
+) -> AttemptDifference:
+    """What attempt `to` got back otherwise than attempt `of`: answers, raw output of programs, how they ended."""
+    return await attempt_difference(app, id, of, to)
 
 
 @router.post("/tasks/{id}/retry")

@@ -48,6 +48,13 @@ select worker_id, min(greatest(claimed_at, $1)), clock_timestamp(), 0, 0 from ta
 where state = 'running' and worker_id is not null and claimed_at is not null group by worker_id
 order by worker, began;
 
+-- name: lane_waits
+-- When workers sent tasks away because of a quota after $1, and until when; one row for each span of $2 seconds.
+select worker_id as worker, min(greatest(since, $1)) as began, max(until) as ended
+from task_wait where since > $1 and worker_id is not null and reason like 'quota: %'
+group by worker_id, floor(extract(epoch from since - $1) / $2::float8)
+order by worker, began;
+
 -- name: overview
 -- From the folded counters of runs that have not ended, and of those that ended with failures within a day.
 select coalesce(sum(n) filter (where c.name in ('waiting', 'available')), 0)::bigint as waiting,

@@ -108,3 +108,8 @@ select distinct record_id from run_record where run_id = $1 and step = $2 and re
 
 -- name: first_parents
 select record_id, parent_id from lineage where record_id = any ($1::bigint[]) and ordinal = 0;
+
+-- name: uploads_of
+-- Which runs of project $1 were started over which uploads.
+select name, (regexp_match(inputs, '/uploads/([0-9a-f]{32})"'))[1] as upload, state in ('waiting', 'running', 'paused') as unfinished
+from run where project = $1 and inputs like '%/uploads/%' and inputs ~ '/uploads/[0-9a-f]{32}"' order by id;

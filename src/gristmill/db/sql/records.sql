@@ -40,19 +40,19 @@ delete from run_record where run_id = $1 and step >= $2;
 -- name: load
 select id, kind, hash, body from record where id = any ($1::bigint[]);
 
--- name: load_family
--- The records themselves and all their ancestors, nearest first. `offset 0` keeps every step a look-up by key: a plan
--- made while the tables were empty would read them whole for ever.
+-- name: load_families
+-- The records themselves and all their ancestors, each once: of which of them ($1), and how far away. `offset 0` keeps
+-- every step a look-up by key: a plan made while the tables were empty would read them whole for ever.
 with recursive family as (
-    select unnest($1::bigint[]) as id, 0 as distance
+    select root, root as id, 0 as distance from unnest($1::bigint[]) as root
     union
-    select l.parent_id, f.distance + 1
+    select f.root, l.parent_id, f.distance + 1
     from family f cross join lateral (select parent_id from lineage where record_id = f.id offset 0) as l
     where f.distance < 16),
-nearest as (select id, min(distance) as distance from family group by id)
-select r.id, r.kind, r.hash, r.body, nearest.distance
-from nearest cross join lateral (select * from record where record.id = nearest.id offset 0) as r
-order by nearest.distance, r.id;
+nearest as (select root, id, min(distance) as distance from family group by root, id),
+member as (select id, array_agg(root) as roots, array_agg(distance) as distances from nearest group by id)
+select r.id, r.kind, r.hash, r.body, member.roots, member.distances
+from member cross join lateral (select * from record where record.id = member.id offset 0) as r;
 
 -- name: of_run
 -- What a step of a run has made from inputs that still count, in the order of the inputs and of their text.

@@ -19,6 +19,7 @@ left join item i on i.id = t.item_id;
 -- The latest $2 of a task, in their order, wherever they are by now.
 select * from (
     select a.attempt, a.worker_id, w.name as worker, w.host, w.pid, w.state as worker_state, w.cause as worker_cause,
+        case when w.state = 'dead' then w.lease_until - w.ttl end as beat_at,
         a.started_at, a.ended_at, a.outcome, a.code, a.error, a.message, encode(a.cause, 'hex') as cause
     from (select attempt, worker_id, started_at, ended_at, outcome, code, error, message, cause from attempt where task_id = $1
           union all
@@ -27,6 +28,14 @@ select * from (
     left join worker w on w.id = a.worker_id
     order by a.ended_at desc, a.attempt desc limit $2) as latest
 order by ended_at, attempt;
+
+-- name: waits
+-- The latest $2 times that a task was given back uncharged, in their order; they are kept for three days.
+select * from (
+    select t.attempt as n, t.worker_id, w.name as worker, t.began_at, t.since, t.until, t.reason
+    from task_wait t left join worker w on w.id = t.worker_id
+    where t.task_id = $1 order by t.since desc limit $2) as latest
+order by since;
 
 -- name: worker
 select id, name, host, pid, state, cause, lease_until, lease_until - ttl as beat_at, extract(epoch from ttl)::float8 as ttl

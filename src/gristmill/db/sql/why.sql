@@ -2,7 +2,8 @@
 
 -- name: held_by
 -- $1 the run, $2 one task of it, or null: all, in groups. The newest look costs the same however many wait: at most
--- 5,000 that could be claimed and 5,000 that could not are grouped. A barrier that has no task yet counts none.
+-- 5,000 that could be claimed and 5,000 that could not are looked at. Those that are alike have the same reason, so it is
+-- found once for all of them. A barrier that has no task yet counts none.
 with own as materialized (select id, state, after, held from run where id = $1),
 waits as materialized (
     (select id, step, pool, kind, item_id, run_at, held, state, lock_key, lock_slots, crashes from task
@@ -14,6 +15,13 @@ waits as materialized (
     union all
     (select id, step, pool, kind, item_id, run_at, held, state, lock_key, lock_slots, crashes from task
      where id = $2 and run_id = $1 and state in ('available', 'waiting'))),
+alike as materialized (
+    select w.step, w.pool, w.kind, w.state, w.held, w.lock_key, w.lock_slots, w.crashes >= 2 as suspect,
+        w.run_at > clock_timestamp() as later, coalesce(i.paused, false) as paused, w.needing, count(*) as n,
+        min(w.run_at) as run_at, max(w.run_at) as last_at, min(w.id) as id, max(w.id) as last_id
+    from (select *, state = 'waiting' and exists (select from dependency d where d.task_id = waits.id) as needing
+          from waits) as w left join item i on i.id = w.item_id
+    group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11),
 before as materialized (
     select case when b.id is null then 'run ' || a.id || ', which is no more: gristmill stop --cancel ' || $1
                 when b.state in ('partial', 'failed') then
@@ -40,11 +48,11 @@ sort as materialized (
                 and l.state = 'alive') as alive,
         exists (select 1 from lane l where l.pool = w.pool and (l.kinds = '{}' or w.kind = any (l.kinds))
                 and l.state = 'alive' and l.busy < l.slots) as free
-    from (select distinct pool, kind from waits) as w left join pool p on p.name = w.pool
+    from (select distinct pool, kind from alike) as w left join pool p on p.name = w.pool
     left join breaker b on b.kind = w.kind and b.open_until > clock_timestamp()),
 taken as materialized (
     select k.lock_key, count(*) as n, (array_agg(l.holder order by l.since))[1] as holder, min(l.since) as since
-    from (select distinct lock_key from waits where lock_key is not null) as k join lock l on l.key = k.lock_key
+    from (select distinct lock_key from alike where lock_key is not null) as k join lock l on l.key = k.lock_key
     where l.expires_at is null or l.expires_at > clock_timestamp()
     group by k.lock_key),
 -- What a quota holds up: the newest that were sent away stand for those behind them that were not even claimed.
@@ -56,42 +64,47 @@ quotas as materialized (
            where run_id = $1 and state = 'available' order by pool desc, locked desc, priority desc, seq desc limit 2000)) as t
     where state = 'available' and held like 'quota: %' and run_at > clock_timestamp() group by step),
 reasons as (
-    select waits.id, waits.step, why.what, why.detail, why.more
-    from waits join sort on sort.pool = waits.pool and sort.kind = waits.kind
+    select alike.n, alike.step, why.what, why.detail, why.last, why.more
+    from alike join sort on sort.pool = alike.pool and sort.kind = alike.kind
     cross join own
-    left join item on item.id = waits.item_id
-    left join quotas on quotas.step = waits.step
-    left join taken on taken.lock_key = waits.lock_key and taken.n >= waits.lock_slots
+    left join quotas on quotas.step = alike.step
+    left join taken on taken.lock_key = alike.lock_key and taken.n >= alike.lock_slots
     left join lateral (
-        select 'task ' || d.needs_id || coalesce(' (' || needed.state || ')', '') as needs
-        from dependency d left join task needed on needed.id = d.needs_id
-        where waits.state = 'waiting' and d.task_id = waits.id order by d.needs_id limit 1) as upstream on true
-    cross join lateral (values ('until ' || to_char(waits.run_at at time zone 'UTC',
-        case when waits.run_at > clock_timestamp() + interval '20 hours' then 'YYYY-MM-DD ' else '' end || 'HH24:MI:SS')
-        || ' UTC')) as later (until)
+        select min(needs) filter (where of = 1) as needs, min(needs) filter (where of = 2) as last
+        from (values (1, alike.id), (2, alike.last_id)) as ends (of, task) cross join lateral (
+            select 'task ' || d.needs_id || coalesce(' (' || needed.state || ')', '') as needs
+            from dependency d left join task needed on needed.id = d.needs_id
+            where d.task_id = ends.task order by d.needs_id limit 1) as d
+        where alike.needing) as upstream on true
+    cross join lateral (
+        select min(text) filter (where of = 1) as until, min(text) filter (where of = 2) as last
+        from (values (1, alike.run_at), (2, alike.last_at)) as ends (of, at) cross join lateral (
+            select '(until ' || to_char(at at time zone 'UTC', case when at > clock_timestamp() + interval '20 hours'
+                then 'YYYY-MM-DD ' else '' end || 'HH24:MI:SS') || ' UTC)' as text) as t
+        where alike.later) as later
     cross join lateral (
         select * from (values
-            (1, own.state = 'paused', coalesce(own.held, 'the run is paused'), null, null),
-            (2, own.state = 'waiting', 'waits for', coalesce((select name from before), 'the next look at the runs'), ''),
-            (3, own.state <> 'running', 'the run is ' || own.state, null, null),
-            (4, item.paused, 'the item is paused', null, null),
-            (5, upstream.needs is not null, 'waits for', upstream.needs, ' and others'),
-            (6, waits.state = 'waiting', 'about to be let go', null, null),
-            (7, sort.paused, 'pool "' || waits.pool || '" is paused', null, null),
-            (8, waits.run_at > clock_timestamp(), coalesce(waits.held, 'scheduled'), '(' || later.until || ')', ' and later'),
-            (9, taken.n is not null, 'lock "' || waits.lock_key || '" held by ' || taken.holder || ' since ' ||
-                to_char(taken.since at time zone 'UTC', 'HH24:MI:SS') || ' UTC', null, null),
-            (10, sort.open_until is not null, 'operator "' || waits.kind || '" rests until ' ||
-                to_char(sort.open_until at time zone 'UTC', 'HH24:MI:SS') || ' UTC after ' || sort.crashes || ' crashes', null, null),
-            (11, sort.busy >= sort.slots, 'the limit of pool "' || waits.pool || '" over all workers (' || sort.busy ||
-                ' of ' || sort.slots || ' run)', null, null),
-            (12, not sort.has_worker, 'no worker for pool "' || waits.pool || '"', null, null),
-            (13, not sort.known, 'no worker knows operator "' || waits.kind || '"', null, null),
-            (14, not sort.alive, 'all workers of pool "' || waits.pool || '" are paused', null, null),
-            (15, waits.crashes >= 2, 'it has died with its process twice and runs alone: about to be claimed', null, null),
-            (15.5, quotas.held is not null, quotas.held, '(until ' || quotas.until || ' UTC)', ' and later'),
-            (16, not sort.free, 'no free slot in pool "' || waits.pool || '"', null, null),
-            (17, true, 'about to be claimed', null, null)) as rule (place, holds, what, detail, more)
+            (1, own.state = 'paused', coalesce(own.held, 'the run is paused'), null, null, null),
+            (2, own.state = 'waiting', 'waits for', coalesce((select name from before), 'the next look at the runs'), null, ''),
+            (3, own.state <> 'running', 'the run is ' || own.state, null, null, null),
+            (4, alike.paused, 'the item is paused', null, null, null),
+            (5, upstream.needs is not null, 'waits for', upstream.needs, upstream.last, ' and others'),
+            (6, alike.state = 'waiting', 'about to be let go', null, null, null),
+            (7, sort.paused, 'pool "' || alike.pool || '" is paused', null, null, null),
+            (8, alike.later, coalesce(alike.held, 'scheduled'), later.until, later.last, ' and later'),
+            (9, taken.n is not null, 'lock "' || alike.lock_key || '" held by ' || taken.holder || ' since ' ||
+                to_char(taken.since at time zone 'UTC', 'HH24:MI:SS') || ' UTC', null, null, null),
+            (10, sort.open_until is not null, 'operator "' || alike.kind || '" rests until ' || to_char(
+                sort.open_until at time zone 'UTC', 'HH24:MI:SS') || ' UTC after ' || sort.crashes || ' crashes', null, null, null),
+            (11, sort.busy >= sort.slots, 'the limit of pool "' || alike.pool || '" over all workers (' || sort.busy ||
+                ' of ' || sort.slots || ' run)', null, null, null),
+            (12, not sort.has_worker, 'no worker for pool "' || alike.pool || '"', null, null, null),
+            (13, not sort.known, 'no worker knows operator "' || alike.kind || '"', null, null, null),
+            (14, not sort.alive, 'all workers of pool "' || alike.pool || '" are paused', null, null, null),
+            (15, alike.suspect, 'it has died with its process twice and runs alone: about to be claimed', null, null, null),
+            (15.5, quotas.held is not null, quotas.held, '(until ' || quotas.until || ' UTC)', null, ' and later'),
+            (16, not sort.free, 'no free slot in pool "' || alike.pool || '"', null, null, null),
+            (17, true, 'about to be claimed', null, null, null)) as rule (place, holds, what, detail, last, more)
         where rule.holds order by rule.place limit 1) as why),
 barriers as (
     select s.name as step, 'waits for ' || open.n || case open.n when 1 then ' open task' else ' open tasks' end ||
@@ -104,8 +117,8 @@ barriers as (
         group by u.ordinal, u.name having sum(c.n) > 0 order by u.ordinal limit 1) as open
     where $2::bigint is null and s.run_id = $1 and s.barrier and not s.per_item and s.opened_epoch < run.epoch)
 select step, reason, tasks from (
-    select s.name as step, r.what || coalesce(' ' || min(r.detail) || case when min(r.detail) <> max(r.detail)
-        then min(r.more) else '' end, '') as reason, count(*) as tasks
+    select s.name as step, r.what || coalesce(' ' || min(r.detail) || case when min(r.detail) <> max(coalesce(r.last, r.detail))
+        then min(r.more) else '' end, '') as reason, sum(r.n)::bigint as tasks
     from reasons r join step s on s.run_id = $1 and s.ordinal = r.step group by s.name, r.what
     union all select step, reason, tasks from barriers) as groups
 order by tasks desc, step, reason limit 50;

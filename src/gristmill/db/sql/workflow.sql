@@ -39,6 +39,16 @@ select id, project, name, workflow, definition, inputs, priority, state, sealed,
     extract(epoch from coalesce(ended_at, clock_timestamp()) - started_at)::float8 as seconds
 from run where id = $1;
 
+-- name: hold_name
+select pg_advisory_xact_lock(hashtextextended('run name ' || $1, 0));
+
+-- name: call_run
+-- After hold_name, so that two processes that want one name come one after the other. No row: another run has it.
+update run set name = $2
+where run.id = $1 and not exists (
+    select from run other where other.project = run.project and other.name = $2 and other.id <> $1)
+returning run.id;
+
 -- name: run_named
 select id from run where project = $1 and (name = $2 or id::text = $2) order by id desc limit 1;
 

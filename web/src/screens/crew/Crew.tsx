@@ -6,7 +6,8 @@ import { LaneRows } from "../../charts/LaneRows";
 import { Ask } from "../../parts/Ask";
 import { Same } from "../../parts/Same";
 import { Section } from "../../parts/Section";
-import { useWords } from "../../words";
+import { sayKnown, useWords } from "../../words";
+import { count } from "../../words/numbers";
 import { AuditTab } from "./AuditTab";
 import { LocksTab } from "./Locks";
 import { ModelsTab } from "./ModelsTab";
@@ -37,7 +38,13 @@ function CrewTab(): React.ReactNode {
   return (
     <>
       <p className="sentence" role="status" aria-label={say("crew.sentence")}>
-        {sentence.data?.text ?? "\u00a0"}
+        {sentence.data ? sayKnown(say, "sentence", sentence.data.code) : "\u00a0"}
+        {sentence.data?.because[0] && (
+          <span className="quiet sentence-why">
+            {" "}
+            {say("sentence.because", { n: count(sentence.data.because[0].tasks), run: sentence.data.because[0].run, stage: sentence.data.because[0].stage, reason: sentence.data.because[0].reason })}
+          </span>
+        )}
       </p>
       <Section title={say("crew.lanes")} about={say("crew.lanes.about")}>
         <Ask query={lanes} lines={8}>

@@ -4,12 +4,14 @@ import { Dialog } from "radix-ui";
 import { useDeferredValue, useState } from "react";
 import { change } from "../../api/client";
 import { exportQuery, formatsQuery, previewQuery } from "../../api/queries";
-import type { ExportOptions, ExportState } from "../../api/types";
+import type { ExportState } from "../../api/types";
 import { Ask } from "../../parts/Ask";
 import { Mark } from "../../parts/Mark";
 import { Trouble } from "../../parts/Trouble";
 import { useWords } from "../../words";
 import { bytes, count } from "../../words/numbers";
+import { ExchangePart } from "./ExchangePart";
+import { commandOf, ExportForm, FIRST, optionsOf, type Wish } from "./ExportForm";
 
 interface Props {
   run: number;
@@ -17,8 +19,6 @@ interface Props {
   open: boolean;
   setOpen: (open: boolean) => void;
 }
-
-const SPLITS: Record<string, Record<string, number> | null> = { "": null, "90/10": { train: 0.9, test: 0.1 }, "80/10/10": { train: 0.8, validation: 0.1, test: 0.1 } };
 
 function Outcome({ id }: { id: number }): React.ReactNode {
   const say = useWords();
@@ -54,64 +54,27 @@ function Outcome({ id }: { id: number }): React.ReactNode {
 
 function Form({ run, name }: { run: number; name: string }): React.ReactNode {
   const say = useWords();
-  const [format, setFormat] = useState("jsonl");
-  const [where, setWhere] = useState("");
-  const [split, setSplit] = useState("");
-  const [lineage, setLineage] = useState(true);
-  const [reviewed, setReviewed] = useState(false);
+  const [wish, setWish] = useState<Wish>(FIRST);
   const formats = useQuery(formatsQuery);
-  const chosen = formats.data?.find((each) => each.name === format);
-  const options: Partial<ExportOptions> = { lineage, reviewed, ...(where.trim() ? { where: where.trim() } : {}), ...(SPLITS[split] ? { split: SPLITS[split] } : {}) };
-  const wanted = useDeferredValue(JSON.stringify({ run: String(run), format, options: { lineage, reviewed, where: where.trim() || null } }));
+  const format = formats.data?.find((each) => each.name === wish.format);
+  const options = optionsOf(wish, format);
+  const { split: _, ...shown } = options; // a preview is of all splits
+  const wanted = useDeferredValue(JSON.stringify({ run: String(run), format: wish.format, options: shown }));
   const preview = useQuery(previewQuery(wanted));
-  const begin = useMutation({ mutationFn: () => change<ExportState>("POST", "/exports", { run: String(run), format, options }) });
+  const begin = useMutation({ mutationFn: () => change<ExportState>("POST", "/exports", { run: String(run), format: wish.format, options }) });
   return (
     <>
       <Dialog.Title className="dialog-title">{say("export.title", { run: name })}</Dialog.Title>
-      <div className="form export-form">
-        <label className="field">
-          {say("export.format")}
-          <select value={format} onChange={(event) => setFormat(event.target.value)}>
-            {(formats.data ?? [{ name: "jsonl" }]).map((each) => (
-              <option key={each.name}>{each.name}</option>
-            ))}
-          </select>
-          <span className="field-note">{chosen?.description ?? "\u00a0"}</span>
-        </label>
-        <label className="field">
-          {say("export.split")}
-          <select value={split} onChange={(event) => setSplit(event.target.value)}>
-            {Object.keys(SPLITS).map((each) => (
-              <option key={each} value={each}>
-                {each || say("export.split.none")}
-              </option>
-            ))}
-          </select>
-        </label>
-        <label className="field export-where">
-          {say("export.filter")}
-          <input className="mono" value={where} placeholder={say("export.filter.hint")} spellCheck={false} onChange={(event) => setWhere(event.target.value)} />
-        </label>
-        <label>
-          <input type="checkbox" checked={reviewed} onChange={(event) => setReviewed(event.target.checked)} /> {say("export.reviewed")}
-        </label>
-        <label>
-          <input type="checkbox" checked={lineage} onChange={(event) => setLineage(event.target.checked)} /> {say("export.lineage")}
-        </label>
-      </div>
+      <ExportForm wish={wish} set={(changed) => setWish((before) => ({ ...before, ...changed }))} formats={formats.data ?? []} format={format} />
       <div className="row export-go">
         <button type="button" className="button button-main" disabled={begin.isPending} onClick={() => begin.mutate()}>
           {say("export.go")}
         </button>
-        <code className="quiet clip">
-          gristmill export {name} --format {format}
-          {where.trim() && ` --where '${where.trim()}'`}
-          {reviewed && " --reviewed"}
-          {split && ` --split ${split}`}
-        </code>
+        <code className="quiet clip">{commandOf(name, wish, format)}</code>
       </div>
       {begin.error && <Trouble error={begin.error} />}
       {begin.data && <Outcome key={begin.data.id} id={begin.data.id} />}
+      {format?.annotations && <ExchangePart run={run} kind={wish.kind} />}
       <h3 className="export-preview">{say("export.preview")}</h3>
       {preview.error ? (
         <Trouble error={preview.error} />

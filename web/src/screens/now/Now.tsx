@@ -3,19 +3,21 @@ import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import { runsQuery, throughputQuery } from "../../api/queries";
 import type { RunSummary, Throughput } from "../../api/types";
-import { Ribbon } from "../../charts/Ribbon";
+import { minutesIn, Ribbon } from "../../charts/Ribbon";
 import { Ask } from "../../parts/Ask";
 import { Figure, Figures, Section } from "../../parts/Section";
 import { Same } from "../../parts/Same";
 import { useWords } from "../../words";
-import { count, money, short } from "../../words/numbers";
+import { count, money, seconds, short } from "../../words/numbers";
 import { isOpen, RunRows, spent } from "../run/RunRows";
 import { FirstRun } from "./FirstRun";
 import { Needs } from "./Needs";
 
+/** What was done in the last sixty seconds, nearly: the minute that goes on, and the part of the one before that they reach into. */
 function lastOf(throughput: Throughput): { minute: number; hour: number } {
   const per = throughput.minutes.map((_, index) => throughput.series.reduce((sum, series) => sum + (series.completed[index] ?? 0), 0));
-  return { minute: per.at(-1) ?? 0, hour: per.reduce((sum, value) => sum + value, 0) };
+  const gone = Math.min(1, Math.max(0, seconds(throughput.minutes.at(-1) ?? "", null) / 60));
+  return { minute: Math.round((per.at(-1) ?? 0) + (per.at(-2) ?? 0) * (1 - gone)), hour: per.reduce((sum, value) => sum + value, 0) };
 }
 
 function Totals({ throughput, runs }: { throughput: Throughput; runs: readonly RunSummary[] }): React.ReactNode {
@@ -47,7 +49,7 @@ export function Now(): React.ReactNode {
         <h1>{say("now.title")}</h1>
       </div>
       {throughput.data && <Totals throughput={throughput.data} runs={all} />}
-      <Section title={say("now.ribbon")} about={say("now.ribbon.about")}>
+      <Section title={say("now.ribbon")} about={throughput.data && say("now.ribbon.about", { n: minutesIn(throughput.data) })}>
         <Ask query={throughput} lines={8}>
           {(answer) => (lastOf(answer).hour === 0 && answer.marks.length === 0 ? <p className="quiet">{say("now.ribbon.empty")}</p> : <Ribbon throughput={answer} />)}
         </Ask>

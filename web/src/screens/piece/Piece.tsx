@@ -14,6 +14,7 @@ import { Figure, Figures, Section } from "../../parts/Section";
 import { Trouble } from "../../parts/Trouble";
 import { useWords } from "../../words";
 import { count, money } from "../../words/numbers";
+import { AttemptDifferencePart } from "./AttemptDifference";
 import { Calls } from "./Calls";
 import { LineageThread } from "./LineageThread";
 
@@ -74,19 +75,20 @@ export function Piece(): React.ReactNode {
           </p>
           <Heading story={answer} />
           <Section title={say("piece.attempts")} about={say("piece.attempts.about")}>
-            {answer.attempts.length === 0 ? (
+            {answer.attempts.length + answer.waits.length === 0 ? (
               <p className="quiet">{say(answer.task.attempt > 0 ? "piece.attempts.history" : "piece.attempts.none")}</p>
             ) : (
-              <AttemptTimeline attempts={answer.attempts} />
+              <AttemptTimeline attempts={answer.attempts} waits={answer.waits} />
             )}
             {answer.attempts_more && <p className="quiet">{say("piece.attempts.more")}</p>}
           </Section>
+          {answer.attempts.filter((attempt) => attempt.ended_at).length > 1 && <AttemptDifferencePart key={answer.task.id} task={answer.task.id} attempts={answer.attempts} />}
           <div className="columns columns-even">
             <Section title={say("piece.lineage")}>
               <LineageThread thread={answer.lineage} />
             </Section>
             <Section title={say("piece.calls")}>
-              <Calls calls={answer.attempts.flatMap((attempt) => attempt.calls)} />
+              <Calls calls={answer.attempts.flatMap((attempt) => attempt.calls)} failed={answer.attempts.some((attempt) => attempt.error ?? attempt.message)} />
             </Section>
           </div>
           <Same commands={[answer.task.command, `gristmill why --task ${answer.task.id}`].filter(Boolean)} path={`/tasks/${answer.task.id}/story`} />

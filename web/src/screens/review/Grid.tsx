@@ -34,6 +34,9 @@ export function Grid({ queue }: { queue: Queue }): React.ReactNode {
         <button type="button" className="button" onClick={() => all("reject")}>
           {say("review.reject")} <kbd>x</kbd>
         </button>
+        <button type="button" className="button" onClick={() => all("skip")}>
+          {say("review.skip")} <kbd>s</kbd>
+        </button>
         <span className="quiet">{say("review.selected", { n: chosen.size })}</span>
       </div>
       <ul className="grid">

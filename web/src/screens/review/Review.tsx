@@ -1,6 +1,8 @@
 /** Is it good? */
+import { useQuery } from "@tanstack/react-query";
 import { Link, useNavigate, useSearch } from "@tanstack/react-router";
 import { useCallback, useState } from "react";
+import { reviewStatsQuery } from "../../api/queries";
 import type { ActionState } from "../../api/types";
 import { useKeys } from "../../keyboard/keys";
 import { Ask } from "../../parts/Ask";
@@ -29,6 +31,7 @@ function Desk({ run, by, view, toggle }: { run: number; by: By; view: "focus" | 
     { keys: "v", about: say("review.view.switch"), go: toggle },
   ]);
   const piece = queue.pieces[queue.at];
+  const held = useQuery(reviewStatsQuery(run)).data?.held ?? 0;
   return (
     <>
       <Strip run={run} saving={queue.saving} />
@@ -36,6 +39,7 @@ function Desk({ run, by, view, toggle }: { run: number; by: By; view: "focus" | 
       {!piece && !queue.claiming && queue.error === null && (
         <Empty title={say("review.done.title")}>
           <p>{say("review.done.about")}</p>
+          {held > 0 && <p>{say("review.done.held", { n: held })}</p>}
           <p className="row">
             <button type="button" className="button" onClick={queue.undo}>
               {say("review.undo")} <kbd>u</kbd>

@@ -1,7 +1,7 @@
 /** A reviewer's queue: pieces are claimed ahead, decided at once on the screen, and saved behind it. */
 import { useCallback, useEffect, useRef, useState } from "react";
 import { cache } from "../../api/cache";
-import { change, get } from "../../api/client";
+import { change, get, lastWord } from "../../api/client";
 import type { Decided, Decision, ReviewPiece } from "../../api/types";
 
 export type By = "score" | "disagreement" | "random" | "changed";
@@ -39,12 +39,19 @@ function withFront(state: State, piece: ReviewPiece, held: boolean): State {
   return { pieces: [piece, ...rest.pieces], at: held && rest.pieces.length > 0 ? rest.at + 1 : 0 };
 }
 
+/** At once, though the leases would end by themselves. */
+function giveBack(run: number, records: readonly number[]): void {
+  if (records.length > 0) lastWord("/reviews/release", { run: String(run), records });
+}
+
 export function useQueue(run: number, by: By, limit: number): Queue {
   const [state, setState] = useState<State>({ pieces: [], at: 0 });
   const [saving, setSaving] = useState(0);
   const [claiming, setClaiming] = useState(true);
   const [error, setError] = useState<unknown>(null);
   const gone = useRef(new Set<number>()); // decided here: a claim that was under way may still bring them
+  const mine = useRef<readonly number[]>([]); // what is claimed for this page: given back when it is left
+  mine.current = state.pieces.map((piece) => piece.record_id);
   const alive = useRef(0);
   const busy = useRef(false);
   const held = useRef(false);
@@ -57,7 +64,7 @@ export function useQueue(run: number, by: By, limit: number): Queue {
     setClaiming(true);
     try {
       const found = await change<ReviewPiece[]>("POST", "/reviews/claim", { run: String(run), by, limit });
-      if (began !== alive.current) return;
+      if (began !== alive.current) return giveBack(run, found.map((piece) => piece.record_id)); // nobody looks at them any more
       setState((before) => {
         const fresh = found.filter((piece) => !gone.current.has(piece.record_id) && !before.pieces.some((held) => held.record_id === piece.record_id));
         return { ...before, pieces: [...before.pieces, ...fresh] };
@@ -78,9 +85,12 @@ export function useQueue(run: number, by: By, limit: number): Queue {
     gone.current = new Set();
     setState({ pieces: [], at: 0 });
     void claim();
+    const release = (): void => giveBack(run, mine.current);
+    window.addEventListener("pagehide", release);
     return () => {
+      window.removeEventListener("pagehide", release);
       alive.current += 1;
-      void change("POST", "/reviews/release", { run: String(run) }).catch(() => undefined); // the lease ends by itself anyway
+      release();
     };
   }, [claim, run]);
 

@@ -26,7 +26,7 @@ function known(value: number | null | undefined): string {
   return value == null ? "–" : short(value);
 }
 
-function Foreseen({ found }: { found: ActionState }): React.ReactNode {
+export function Foreseen({ found }: { found: ActionState }): React.ReactNode {
   const say = useWords();
   const { forecast } = found;
   if (!forecast || found.action !== "retry") return <p className="quiet">{say("bulk.free")}</p>;

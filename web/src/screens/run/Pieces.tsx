@@ -1,6 +1,6 @@
 /** What a run is made of, as many as there are: its pieces of work, or its inputs. */
 import { useInfiniteQuery } from "@tanstack/react-query";
-import { useNavigate } from "@tanstack/react-router";
+import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useCallback, useEffect, useMemo, useState } from "react";
 import { tasksQuery } from "../../api/queries";
 import type { Item, RunDetail, TaskRow } from "../../api/types";
@@ -92,8 +92,12 @@ function Tasks({ run, seen, setFilter }: { run: RunDetail; seen: Seen; setFilter
 
 export function Pieces({ run }: { run: RunDetail }): React.ReactNode {
   const say = useWords();
+  const { filter: wanted = "" } = useSearch({ from: "/runs/$run" });
   const [what, setWhat] = useState<"tasks" | "inputs">("tasks");
-  const [seen, setSeen] = useState<Seen>({ state: run.progress.failed > 0 ? "failed" : "", stage: "", filter: "" });
+  const [seen, setSeen] = useState<Seen>({ state: run.progress.failed > 0 && !wanted ? "failed" : "", stage: "", filter: wanted });
+  useEffect(() => {
+    if (wanted) setSeen({ state: "", stage: "", filter: wanted });
+  }, [wanted]);
   const set = (changed: Partial<Seen>): void => setSeen((before) => ({ ...before, ...changed }));
   const look = (item: Item): void => {
     setSeen({ state: "", stage: "", filter: `item = '${item.name.replaceAll("'", "''")}'` });

@@ -107,6 +107,10 @@ export function Start(): React.ReactNode {
               </select>
             </label>
             <label className="field">
+              {say("start.name")}
+              <input value={wish.name ?? ""} placeholder={say("start.name.none")} maxLength={100} spellCheck={false} onChange={(event) => set({ name: event.target.value || null })} />
+            </label>
+            <label className="field">
               {say("start.budget")}
               <input type="number" min={0} step="any" placeholder={say("start.budget.none")} value={String(wish.budget ?? "")} onChange={(event) => set({ budget: event.target.value === "" ? null : event.target.value })} />
             </label>
@@ -128,7 +132,7 @@ export function Start(): React.ReactNode {
       </div>
       {(go.error ?? plan.error) && <Trouble error={go.error ?? plan.error} />}
       {plan.data && <PlanPart plan={plan.data} />}
-      <Same commands={[`gristmill run ${place || "FOLDER"} --workflow ${wish.workflow} --model ${wish.model ?? "extractive"}`, `gristmill run ${place || "FOLDER"} --workflow ${wish.workflow} --plan`]} path="/runs/plan" />
+      <Same commands={[`gristmill run ${place || "FOLDER"} --workflow ${wish.workflow} --model ${wish.model ?? "extractive"}`, `gristmill run ${place || "FOLDER"} --workflow ${wish.workflow} --plan`]} path="/runs" body={{ workflow: wish.workflow, sources: [place || "FOLDER"], model: wish.model ?? "extractive" }} />
     </>
   );
 }
