@@ -57,10 +57,12 @@ QUICK = Sizes(rounds=1, tasks=10_000, waiting=300_000, under_snapshot=40_000)
 
 @dataclass(frozen=True)
 class Drained:
-    """CPU microseconds a task, worker and server together; `fifths` are tasks a second in each fifth."""
+    """CPU microseconds a task, worker and server together; `fifths` are tasks a second in each fifth, `costs` the CPU a
+    task in the first and in the last fifth."""
 
     cpu: float
     fifths: list[float]
+    costs: tuple[float, float]
 
 
 @asynccontextmanager
@@ -85,9 +87,12 @@ async def drain(made: Bench, name: str, there: int, count: int, *, held: bool = 
         async with snapshot(url, held):
             before = cpu_seconds(tree) + made.server_cpu(without=connection)
             await connection.execute(RELEASE) if ours else tell(worker, "go")
+            course = [(0, 0.0)]
 
             async def are_done() -> bool:
-                return bool(await connection.fetchval(DONE[name]) >= count)
+                done = await connection.fetchval(DONE[name])
+                course.append((done, cpu_seconds(tree) + made.server_cpu(without=connection) - before))
+                return bool(done >= count)
 
             await until(are_done, 900, 0.1)
             used = cpu_seconds(tree) + made.server_cpu(without=connection) - before
@@ -96,7 +101,16 @@ async def drain(made: Bench, name: str, there: int, count: int, *, held: bool = 
         seconds = [row["seconds"] for row in await connection.fetch(OF[name])]
         total = await connection.fetchval(EXACT[name])
         await connection.close()
-    return Drained(used / done * 1e6, [total / 5 / each for each in seconds])
+    return Drained(used / done * 1e6, [total / 5 / each for each in seconds], _costs(course))
+
+
+def _costs(course: list[tuple[int, float]]) -> tuple[float, float]:
+    """CPU microseconds a task in the first and in the last fifth, from how many were done after how much CPU."""
+    last = course[-1]
+    first = next(point for point in course if point[0] >= last[0] / 5)
+    late = next(point for point in course if point[0] >= last[0] * 4 / 5)
+    since = late if late[0] < last[0] else course[-2]
+    return first[1] / first[0] * 1e6, (last[1] - since[1]) / (last[0] - since[0]) * 1e6
 
 
 async def _prepared(made: Bench, connection: asyncpg.Connection[Any], url: str, there: int, *, ours: bool) -> Any:
@@ -136,11 +150,13 @@ async def measure(sizes: Sizes) -> str:
             f"{middle(d.fifths[-1] / d.fifths[0] for d in free[name]):.2f}",
             f"{middle(d.fifths[-1] / d.fifths[0] for d in held[name]):.2f}",
             f"{middle(b.cpu / a.cpu for a, b in zip(free[name], held[name], strict=True)):.2f}",
+            f"{middle(d.costs[1] / d.costs[0] for d in held[name]):.2f}",
         ]
         for name in OF
     ]  # fmt: skip
     head = ("", "CPU us a task, nothing behind", f"{sizes.waiting:,} waiting", "ratio",
-            f"last / first fifth of {sizes.under_snapshot:,}", "under a snapshot", "its CPU, ratio")  # fmt: skip
+            f"last / first fifth of {sizes.under_snapshot:,}", "under a snapshot", "its CPU to that without one",
+            "CPU under a snapshot, last to first fifth")  # fmt: skip
     return table(head, rows)
 
 

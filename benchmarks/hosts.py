@@ -140,6 +140,11 @@ async def story(made: Bench, model: ModelServer, files: int) -> str:
         ]
         fleet = Fleet(made, urlsplit(url).path.lstrip("/"), model)
         workers = [fleet.start(one) for one in hosts]
+
+        async def there() -> bool:
+            return bool(await pool.fetchval("select count(*) = 3 from worker where state = 'alive'"))
+
+        await until(there, 300, 0.1)
         command = made.processes.start(
             *command_line(documents, "--workers", "0", "--json"), cwd=made.folder,
             env=project_environment(model, GRISTMILL_DATABASE_URL=url, GRISTMILL_BLOBS=str(fleet.blobs)),

@@ -5,11 +5,12 @@
 `gristmill up` supervises workers over the embedded database of an empty folder; nobody helps them but what a service
 manager does: a supervisor that ended is started again after a second. Every `--every` seconds one thing happens:
 SIGKILL or SIGSTOP of a worker, SIGKILL of the supervisor, of both, of all connections, or of the database server, or a
-step of the clock of supervisor and workers by up to an hour (where libfaketime is installed). Meanwhile runs are
-started over fresh documents. At the end every run has to be completed, with exactly as many rows as an undisturbed run
-over as many documents has; nobody is blacklisted; and the figures say how long each hole was. Exit code 1 otherwise.
-A worker is struck only when it has run well for 30 s since its last death and died less than 25 times within an hour:
-who dies more often is blacklisted on purpose. Every five minutes a line on standard error says how far it is.
+step of the clock of supervisor and workers by up to an hour (where libfaketime is installed). Leases and delays are
+those that everybody has. Meanwhile runs are started over fresh documents. At the end every run has to be completed,
+with exactly as many rows as an undisturbed run over as many documents has; nobody is blacklisted; and the figures say
+how long each hole was. Exit code 1 otherwise. A worker is struck only when it has run well for 30 s since its last
+death and died less than 25 times within an hour: who dies more often is blacklisted on purpose. Every five minutes a
+line on standard error says how far it is.
 """
 
 from __future__ import annotations
@@ -40,9 +41,6 @@ from gristmill.errors import GristmillError
 from gristmill.run import Run
 
 SETTINGS = """
-beat = 0.5
-lease = 5
-stall_after = 3
 shutdown = 5
 crew_name = "soak"
 [workers.mill]

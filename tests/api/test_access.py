@@ -189,6 +189,19 @@ async def test_who_tries_many_secrets_is_slowed_down(api: Api) -> None:
     assert (await api.get(READ, headers=bearer(secret))).status_code == 200  # who knows the secret is not shut out
 
 
+async def test_wrong_logins_are_counted_over_all_processes_and_written_down(
+    api: Api, database_url: str, tmp_path: Path
+) -> None:
+    await tokens.add(api.app.pool, "anna", "viewer", by="test")
+    async with open_api(database_url, tmp_path / "other") as other:
+        codes = [
+            (await (api if n % 2 else other).post("/api/session", json={"token": f"wrong {n}"})).status_code
+            for n in range(23)
+        ]
+    assert codes == [401] * 20 + [429] * 3
+    assert await api.app.pool.fetchval("select count(*) from api_audit where caller = '(unknown)'") == 23
+
+
 async def test_who_asks_too_often_is_slowed_down(api: Api) -> None:
     api.app_access().requests = Throttle(rate=0.1, most=5)
     codes = [(await api.get("/api/session")).status_code for _ in range(8)]

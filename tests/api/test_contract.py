@@ -22,7 +22,8 @@ async def test_whatever_is_sent_gets_what_the_document_says(api: Api) -> None:
         pytest.skip("schemathesis is not installed")
     command = [
         program, "run", f"{api.url}/api/openapi.json", "--max-examples", "6", "--exclude-path-regex", LEFT_OUT,
-        "--rate-limit", "90/s", "--checks", "all", "--phases", "coverage,fuzzing", "--continue-on-failure",
+        "--rate-limit", "90/s", "--request-timeout", "60", "--wait-for-schema", "60", "--checks", "all",
+        "--phases", "coverage,fuzzing", "--continue-on-failure",
         # What fits the document may still be refused: a crew that is not there, a time zone that nobody has.
         "--exclude-checks", "positive_data_acceptance",
     ]  # fmt: skip

@@ -86,12 +86,10 @@ async def test_a_piece_and_its_worker_s_lane_tell_how_long_a_quota_held_them_up(
     await pool.execute("update task_wait set since = since - interval '30 s', until = since - interval '10 s'")
     (lane,) = (await api.json("/api/workers/lanes?minutes=10"))["items"]
     assert [one["what"] for one in lane["segments"]] == ["idle", "quota", "idle"]
-    await pool.execute(
-        "update worker set state = 'dead', ended_at = clock_timestamp() where id = $1", claimer.worker_id
-    )
+    await pool.execute("update worker set state = 'dead', ended_at = clock_timestamp() where id = $1", claimer.id)
     await pool.execute(
         "insert into attempt (task_id, attempt, token, run_id, worker_id, started_at, outcome)"
-        " select id, 3, gen_random_uuid(), run_id, $1, clock_timestamp(), 'stalled' from task", claimer.worker_id,
+        " select id, 3, gen_random_uuid(), run_id, $1, clock_timestamp(), 'stalled' from task", claimer.id,
     )  # fmt: skip
     (died,) = (await api.json(f"/api/tasks/{number}/story"))["attempts"]
     assert died["handed_on"]

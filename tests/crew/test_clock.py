@@ -115,14 +115,14 @@ async def test_a_step_of_the_databases_clock_loses_and_doubles_nothing(
     database = await asyncpg.create_pool(url, min_size=1, max_size=2)
     await until(lambda: database.fetchval("select to_regclass('crew_place') is not null"), 60)
     await all_work(database, 2)
-    for number, step in enumerate((3600, 0, -3600, -5, 5)):
+    for number, step in enumerate((3600, 0, -5)):
         running = asyncio.create_task(done(home, 800 + number))
         began = "select count(*) > $1 from run where exists (select from task where run_id = run.id and attempt > 0)"
         await until(functools.partial(database.fetchval, began, number), 60)
         clock.set(step)
         await running
         await all_work(database, 2)
-    assert await database.fetchval("select count(*) from run where state = 'completed'") == 5
+    assert await database.fetchval("select count(*) from run where state = 'completed'") == 3
     assert await database.fetchval("select count(*) from task where state in ('failed', 'quarantined')") == 0
     assert not await database.fetchval("select bool_or(blacklisted) from crew_place")
     await database.close()

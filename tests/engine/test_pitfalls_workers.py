@@ -52,7 +52,7 @@ async def test_a_worker_that_lost_its_row_is_stopped_and_its_tasks_are_done_by_o
     await enqueue({"do": "sleep", "seconds": 600})
     await watching("select state = 'running' from task")
     await pool.execute("delete from worker")
-    assert await asyncio.to_thread(worker.wait, 20) in (3, -signal.SIGKILL)
+    assert await asyncio.to_thread(worker.wait, 20) in (75, -signal.SIGKILL)
     assert await pool.fetchval("select state from task") == "running"
     async with pool.acquire() as connection:
         assert len(await queue.take_in(connection)) == 1

@@ -11,6 +11,7 @@ import pytest
 from gristmill.db.database import SESSION
 from gristmill.db.statements import statements
 from gristmill.engine import events, history, items, queue, upkeep, workflow
+from gristmill.engine.line import PLANS
 from gristmill.engine.queue import Claimer, Failure, NewTask
 from tests.conftest import at, own
 from tests.engine.conftest import Enqueue, Processes, register
@@ -292,6 +293,28 @@ async def test_a_claim_above_the_watermark_is_short_while_an_old_snapshot_keeps_
         from_the_start = await pages_of_a_claim(database_url, claimer, -1)
         assert from_the_start > late + 400, "the dead rows are there, and without a watermark they are read"
     await old.close()
+
+
+async def test_a_plan_of_claims_that_was_made_of_an_empty_table_is_good_for_a_full_one(
+    pool: asyncpg.Pool[Any], database_url: str
+) -> None:
+    """The session of a worker's claims plans once; nobody has looked at the table since it was filled."""
+    claimer = await register(pool)
+    async with watched(database_url) as watch:
+        await watch.connection.execute(PLANS)
+        assert await queue.claim(watch.connection, claimer, {"*": 10}, ["bare"]) == []
+        await pool.execute(
+            "with r as (insert into run (name, workflow, definition) values ('r', 'w', '{}') returning id)"
+            " insert into task (run_id, kind, pool, state) select id, 'bare', '*', s from r, generate_series(1, 10000),"
+            " unnest(array['completed', 'available']) as s"
+        )
+        await watch.take()
+        assert len(await queue.claim(watch.connection, claimer, {"*": 10}, ["bare"])) == 10
+        (claim,) = await watch.take()
+        assert claim.visited < 100, claim
+        assert not claim.read_whole, claim
+        planned = "select generic_plans, custom_plans from pg_prepared_statements where statement = $1"
+        assert tuple(await watch.connection.fetchrow(planned, queue.SQL["claim"])) == (2, 0)
 
 
 async def test_a_row_that_was_committed_late_is_found_within_the_second(

@@ -190,6 +190,13 @@ class Access:
         if wait := self.failures.wait(address):
             raise too_many("too many wrong tokens from this address", wait)
 
+    async def count_login(self, address: str) -> None:
+        """The same for a login, over all processes of the fleet; it is written down. Raises `Refused` 429."""
+        self.count_failure(address)
+        assert self.pool is not None  # noqa: S101
+        if await self.pool.fetchval(SQL["failed_login"], address[:100]) > FAILURES:
+            raise too_many("too many wrong tokens from this address", 60 / FAILURES)
+
     def check_rate(self, caller: Caller) -> None:
         """Raises `Refused` 429."""
         if wait := self.requests.wait(f"{caller.how} {caller.name} {caller.address}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import getpass
 import json
 import os
@@ -46,6 +47,8 @@ def call(main: Coroutine[Any, Any, int | None]) -> None:
 def open_app(home: Path | None, **arguments: Any) -> App:
     from gristmill.app import App
 
+    gc.freeze()
+    gc.set_threshold(700, 10, 10)  # Python's own; `main` says why it was another one
     return App(home=home, **arguments)
 
 

@@ -4,7 +4,7 @@ It talks with its worker in lines of text over its standard input and output:
 
     worker -> beat   first line: settings as JSON; then `pong` for every `ping`
     beat -> worker   `ready`, `ping`, `lapsed` / `renewed` (our own view of the lease), `fenced`, `draining`, `wake` (a
-                     rescue)
+                     rescue), `promoted` (another server has taken over)
 
 Neither outlives the other: the kernel kills this process with its worker (PDEATHSIG, and the pipe's end), and it kills
 a worker that does not answer pings, or that was buried. Why two processes: docs/decisions/0004-worker-shape.md.
@@ -13,6 +13,7 @@ a worker that does not answer pings, or that was buried. Why two processes: docs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import json
 import logging
@@ -30,7 +31,8 @@ from gristmill.db.moving import moved_away
 from gristmill.db.statements import statements
 from gristmill.engine.metrics import DatabaseMetrics
 from gristmill.engine.queue import LOCK_CLASS
-from gristmill.engine.upkeep import Housekeeping
+from gristmill.engine.server_clock import ServerClock
+from gristmill.engine.upkeep import Duty, Housekeeping
 from gristmill.errors import DatabaseProblem
 from gristmill.logs import bind, set_up_when_used
 
@@ -53,11 +55,14 @@ class Beat:
             grace=max(2 * self.every, settings["confirm"] + 2.0), on_rescue=lambda: _say("wake"),
             keep_finished=settings["keep_finished"], keep_history=settings["keep_history"],
         )  # fmt: skip
+        self.clock = ServerClock()
+        self.housekeeping.duties += (Duty("clock", settings["probe"], self.clock.make_due),)
         self.parent = parent
         self.pong_at = time.monotonic()
         self.margin = _boottime() + self.lease - 1.0
         self.lapsed = False
         self.draining = False
+        self.timeline: str | None = None
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Ends when the worker closes its side, or together with the worker."""
@@ -106,18 +111,37 @@ class Beat:
     async def _beats(self) -> None:
         connection = await connect(self.url, application_name=f"gristmill:beat:{self.worker_id}")
         try:
+            await self._compare_timeline(connection)
             while True:
                 before = _boottime()
-                state = await connection.fetchval(SQL["beat"], self.worker_id, self.nonce, timeout=self.lease / 3)
-                if state is None:
+                row = await connection.fetchrow(SQL["beat"], self.worker_id, self.nonce, timeout=self.lease / 3)
+                if row is None:
+                    await self._last_look(connection)
                     await self._fenced("it was buried, and did not stop by itself")
-                if state == "draining" and not self.draining:
+                assert row is not None  # noqa: S101
+                self.clock.look(row["now"], before, _boottime())
+                if row["state"] == "draining" and not self.draining:
                     self.draining = True
                     _say("draining")
                 self.margin = before + self.lease - 1.0
                 await asyncio.sleep(self.every)
         finally:
             connection.terminate()
+
+    async def _last_look(self, connection: asyncpg.Connection[Any]) -> None:
+        """We may have been buried because the clock was set back; who begins after us has not seen it before."""
+        before = _boottime()
+        now = await connection.fetchval("select clock_timestamp()", timeout=self.lease / 3)
+        self.clock.look(now, before, _boottime())
+        await self.clock.make_due(connection)
+
+    async def _compare_timeline(self, connection: asyncpg.Connection[Any]) -> None:
+        """Another server may know less than the one before: then what our worker remembers is of no use."""
+        before = self.timeline
+        with contextlib.suppress(asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedFunctionError):
+            self.timeline = await connection.fetchval(SQL["timeline"]) or before
+        if before not in (None, self.timeline):
+            _say("promoted")
 
     async def _upkeep(self) -> None:
         connection = await connect(self.url, application_name=f"gristmill:upkeep:{self.worker_id}")

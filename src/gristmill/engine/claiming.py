@@ -6,9 +6,8 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import asyncpg
 
@@ -22,7 +21,6 @@ from gristmill.engine.queue import Claimer, Task
 AGEING = statements("ageing")
 log = logging.getLogger("gristmill.worker")
 RESCAN = 1.0  # seconds; rows that were committed late, or put back at an earlier place, lie below the watermark
-Database: TypeAlias = "asyncpg.Pool[Any] | asyncpg.Connection[Any]"
 MARGIN = 500  # places below the first claimed one: commits that were under way at the same time
 
 
@@ -64,11 +62,14 @@ class Claims:
         """The next claim looks below the watermark too."""
         self._rescanned = 0.0
 
-    async def ask(self, database: Database, *, hinted: bool = False) -> list[tuple[Task, bool]]:
-        """What can be begun now, and whether it has to run alone (a suspect). `hinted`: somebody has just enqueued
-        something, so a rescan, which asks several times before it comes to that, has another second's time."""
+    async def ask(
+        self, pool: asyncpg.Pool[Any], line: asyncpg.Connection[Any] | None = None, *, hinted: bool = False
+    ) -> list[tuple[Task, bool]]:
+        """What can be begun now, and whether it has to run alone (a suspect). What needs nothing special is asked for
+        on `line`, if there is one. `hinted`: somebody has just enqueued something, so a rescan, which asks for other
+        things first, has another second's time."""
         if self.unanswered:
-            async with _inside(database) as connection:
+            async with transaction(pool) as connection:
                 await queue.give_back(connection, self.claimer, "the reply to its claim was lost", self.unanswered)
             self.unanswered.clear()
         free = self.free()
@@ -77,73 +78,77 @@ class Claims:
         rescan = time.monotonic() - self._rescanned > RESCAN * (1 + hinted)
         if rescan:
             self._low.clear()
-            self._limited = await queue.limited_pools(database)
+            self._limited = await queue.limited_pools(pool)
             self._rescanned = time.monotonic()
         found: list[tuple[Task, bool]] = []
         try:
             if rescan:
-                await self._turns(database, free, found, locked=False)
-                await self._locked_first(database, free, found)
-            await self._held_up(database, free, found)
-            found += [(task, False) for task in await self._plain(database, _left(free, found))]
-            await self._apart(database, free, found, rescan)
+                await self._turns(pool, free, found, locked=False)
+                await self._locked_first(pool, free, found)
+            await self._held_up(pool, free, found)
+            found += [(task, False) for task in await self._plain(pool, line, _left(free, found))]
+            await self._apart(pool, free, found, rescan)
         except (*RECONNECT, *REPEAT) as error:
             if not found:
                 raise
             log.warning("a second claim failed (%s); what the first has got begins", error or type(error).__name__)
         return found
 
-    async def _held_up(self, database: Database, free: dict[str, int], found: list[tuple[Task, bool]]) -> None:
+    async def _held_up(self, pool: asyncpg.Pool[Any], free: dict[str, int], found: list[tuple[Task, bool]]) -> None:
         """Adds to `found` what a quota lets begin."""
         for kind, room in self.pacing.room().items():
             if left := _left(free, found):
-                found += [(task, False) for task in await self._claim(database, left, kinds=[kind], most=room)]
+                found += [(task, False) for task in await self._claim(pool, left, kinds=[kind], most=room)]
 
-    async def _locked_first(self, database: Database, free: dict[str, int], found: list[tuple[Task, bool]]) -> None:
+    async def _locked_first(
+        self, pool: asyncpg.Pool[Any], free: dict[str, int], found: list[tuple[Task, bool]]
+    ) -> None:
         """At every second rescan up to half of the free slots, or tasks with locks would starve behind the others."""
         self._locks_lead = not self._locks_lead
         if self._locks_lead and (left := _left(free, found)):
-            await self._locked(database, {name: (slots + 1) // 2 for name, slots in left.items()}, found)
+            await self._locked(pool, {name: (slots + 1) // 2 for name, slots in left.items()}, found)
 
-    async def _locked(self, database: Database, wanted: dict[str, int], found: list[tuple[Task, bool]]) -> None:
+    async def _locked(self, pool: asyncpg.Pool[Any], wanted: dict[str, int], found: list[tuple[Task, bool]]) -> None:
         before = len(found)
-        await self._turns(database, wanted, found, locked=True)
+        await self._turns(pool, wanted, found, locked=True)
         if left := _left(wanted, found[before:]):
-            tasks = await self._claim(database, left, locked=True)
+            tasks = await self._claim(pool, left, locked=True)
             self._since.update((task.pool, True) for task in tasks)
             found += [(task, False) for task in tasks]
 
     async def _apart(
-        self, database: Database, free: dict[str, int], found: list[tuple[Task, bool]], rescan: bool
+        self, pool: asyncpg.Pool[Any], free: dict[str, int], found: list[tuple[Task, bool]], rescan: bool
     ) -> None:
         """Adds to `found`, at once after each claim, what needs one of its own: tasks with locks, and suspects."""
         if (left := _left(free, found)) and (rescan or not found):
-            await self._locked(database, left, found)
+            await self._locked(pool, left, found)
         if rescan and self.suspects < self.suspect_slots:
             spare = self.suspect_slots - self.suspects
             lanes = dict.fromkeys(self.pools, spare)
-            found += [(task, True) for task in await self._claim(database, lanes, suspects=True, most=spare)]
+            found += [(task, True) for task in await self._claim(pool, lanes, suspects=True, most=spare)]
 
     async def _turns(
-        self, database: Database, free: dict[str, int], found: list[tuple[Task, bool]], *, locked: bool
+        self, pool: asyncpg.Pool[Any], free: dict[str, int], found: list[tuple[Task, bool]], *, locked: bool
     ) -> None:
         """Of so many tasks of a pool one is the one that waits longest, whatever its priority and that of its run."""
         for name in free:
             if not 0 < self.turn_every <= self._since[name, locked] + 1:
                 continue
-            oldest = await database.fetchrow(
+            oldest = await pool.fetchrow(
                 AGEING["oldest_locked" if locked else "oldest"], name, list(self.pacing.open(self.kinds))
             )
-            got = await self._claim(database, {name: 1}, turn=oldest["id"]) if oldest and oldest["free"] else []
+            got = await self._claim(pool, {name: 1}, turn=oldest["id"]) if oldest and oldest["free"] else []
             if got or oldest is None:  # else it keeps its turn: its lock is taken, or somebody was quicker
                 self._since[name, locked] = 0
             found += [(task, False) for task in got]
 
-    async def _plain(self, database: Database, free: dict[str, int]) -> list[Task]:
+    async def _plain(
+        self, pool: asyncpg.Pool[Any], line: asyncpg.Connection[Any] | None, free: dict[str, int]
+    ) -> list[Task]:
         if not free:
             return []
         began = time.perf_counter()
-        tasks = await self._claim(database, free, low=self._low)
+        tasks = await self._claim(pool, free, line=line, low=self._low)
         spent = time.perf_counter() - began
         self._since.update((task.pool, False) for task in tasks)
         got = Counter(task.pool for task in tasks)
@@ -159,15 +164,16 @@ class Claims:
         return tasks
 
     async def _claim(
-        self, database: Database, wanted: dict[str, int], kinds: Sequence[str] | None = None, **more: Any
-    ) -> list[Task]:
+        self, pool: asyncpg.Pool[Any], wanted: dict[str, int], kinds: Sequence[str] | None = None,
+        line: asyncpg.Connection[Any] | None = None, **more: Any,
+    ) -> list[Task]:  # fmt: skip
         kinds = self.pacing.open(self.kinds) if kinds is None else kinds
         token = uuid.uuid4()
         limited = [name for name in wanted if name in self._limited]
         try:
             if not limited:
-                return await queue.claim(database, self.claimer, wanted, kinds, token=token, **more)
-            async with _inside(database) as connection:
+                return await queue.claim(line or pool, self.claimer, wanted, kinds, token=token, **more)
+            async with transaction(pool) as connection:
                 return await queue.claim(connection, self.claimer, wanted, kinds, token=token, limited=True, **more)
         except RECONNECT:
             self.unanswered.append(token)
@@ -194,14 +200,3 @@ def _left(free: dict[str, int], found: list[tuple[Task, bool]]) -> dict[str, int
     """The slots that are still free after what was found."""
     got = Counter(task.pool for task, _ in found)
     return {name: slots - got[name] for name, slots in free.items() if slots > got[name]}
-
-
-@asynccontextmanager
-async def _inside(database: Database) -> AsyncIterator[asyncpg.Connection[Any]]:
-    """A transaction, there or on a connection of that pool."""
-    if isinstance(database, asyncpg.Connection):
-        async with database.transaction():
-            yield database
-    else:
-        async with transaction(database) as connection:
-            yield connection

@@ -87,6 +87,8 @@ class Heart:
                 os._exit(BURIED)
             elif word == "wake":
                 self._worker.wake(rescan=True)
+            elif word == "promoted":
+                self._worker.make_room("a standby has taken over, and may lack what was committed last")
             elif word == "draining":
                 self._worker.stop()
             elif word in ("lapsed", "renewed"):

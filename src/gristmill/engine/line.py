@@ -1,7 +1,8 @@
 """The connection on which a worker asks for tasks, and hears that there are new ones.
 
 It is one of the pool's, kept for as long as the worker works: between somebody's commit and our claim there is no other
-process, and no wait for a connection.
+process, and no wait for a connection. Its session never plans a claim anew: that costs more than the claim
+(docs/decisions/0008-engine-speed.md).
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from gristmill.db.database import RECONNECT, pooled
 from gristmill.engine.queue import WAKE_CHANNEL
 
 LEAST = 3  # connections of the pool, or others would have to wait for ours: one more settles, one looks after claims
+# One plan for every claim, and one that no statistics, old or missing, can turn into a walk through the whole table.
+PLANS = """
+set plan_cache_mode = force_generic_plan; set enable_seqscan = off;
+set enable_hashjoin = off; set enable_mergejoin = off;
+"""
 
 
 class Line:
@@ -23,17 +29,17 @@ class Line:
 
     def __init__(self, pool: asyncpg.Pool[Any], url: str, told: Callable[[str], None]) -> None:
         self._pool = pool
-        self._own = pool.get_max_size() >= LEAST and not pooled(url)  # else the poll finds work
+        self._own = pool.get_max_size() >= LEAST and not pooled(url)
         self._told = told
         self._connection: asyncpg.pool.PoolConnectionProxy[Any] | None = None
 
-    async def open(self) -> asyncpg.Pool[Any] | asyncpg.Connection[Any]:
-        """What to claim with. Raises what opening a connection raises."""
-        if not self._own:
-            return self._pool
-        if self._connection is None:
+    async def open(self) -> asyncpg.Connection[Any] | None:
+        """What to claim on; None where sessions are shared or connections few: there polls find work. Raises what
+        opening a connection raises."""
+        if self._connection is None and self._own:
             connection = await self._pool.acquire()
             try:
+                await connection.execute(PLANS)
                 await connection.add_listener(WAKE_CHANNEL, self._hear)
                 connection.add_termination_listener(self._ended)
             except BaseException:

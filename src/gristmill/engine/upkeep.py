@@ -69,7 +69,7 @@ class Housekeeping:
         self.grace = grace
         self.metrics = metrics
         self.on_rescue = on_rescue
-        self.duties = (
+        self.duties: tuple[Duty, ...] = (
             Duty("advance", probe, advance_runs),
             Duty("fold", probe, fold),
             Duty("items", probe, items.finish_items),

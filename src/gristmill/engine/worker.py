@@ -85,7 +85,7 @@ class Worker:
         self.settings = settings or WorkerSettings()
         self.metrics = metrics or LoggingMetrics()
         self.lease_lapsed = False
-        self.worn = False  # it ended because operators would not, and wants a successor
+        self.worn = False  # it ended by itself, and wants a successor
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._wake = asyncio.Event()
@@ -153,6 +153,12 @@ class Worker:
         if at_once:
             self._at_once.set()
 
+    def make_room(self, why: str) -> None:
+        """Finishes what is under way and ends, so that a supervisor starts another one, which remembers nothing."""
+        log.error("%s; this worker makes room for a fresh one", why)
+        self.worn = True
+        self.stop()
+
     def wake(self, *, rescan: bool = False) -> None:
         """Looks for work now instead of at the next poll; with `rescan` also below the watermark."""
         if rescan and hasattr(self, "claims"):
@@ -210,7 +216,7 @@ class Worker:
         claimed = []
         try:
             if not self.lease_lapsed and self.settler.backlog <= 2 * self.settings.settle_batch:
-                claimed = await self.claims.ask(await line.open(), hinted=hinted)
+                claimed = await self.claims.ask(pool, await line.open(), hinted=hinted)
         except (*RECONNECT, *REPEAT) as error:
             await asyncio.sleep(random.uniform(0.02, 0.2))
             if not isinstance(error, REPEAT):
@@ -246,9 +252,7 @@ class Worker:
         self._wake.set()
         lost = self.attempts.lost + lost_threads()
         if lost >= MOST_LOST and not self.stopping:
-            log.error("%d operators would not end; this worker makes room for a fresh one", lost)
-            self.worn = True
-            self.stop()
+            self.make_room(f"{lost} operators would not end")
 
     async def _look_after(self, pool: asyncpg.Pool[Any]) -> None:
         """Once a beat, or when told so: ends what was cancelled or taken away."""

@@ -31,7 +31,8 @@ class Session(Answer):
 
 
 class AuditEntry(Answer):
-    """A call that may have changed something. `status` null: it is under way, or its process died."""
+    """A call that may have changed something, or a login that failed (`caller` is "(unknown)"). `status` null: it is
+    under way, or its process died."""
 
     id: int
     at: str
@@ -52,7 +53,7 @@ async def log_in(login: Login, request: Request, response: Response, app: OpenAp
     secret = secrets.token_urlsafe(32)
     row = await app.pool.fetchrow(SQL["open_session"], hashed(login.token), hashed(secret), LIFE)
     if row is None:
-        access.count_failure(access.address(request))
+        await access.count_login(access.address(request))
         raise unknown("that token is not in force")
     proxied = access.trusted(request) and request.headers.get("x-forwarded-proto") == "https"
     response.set_cookie(

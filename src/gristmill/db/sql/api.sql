@@ -74,6 +74,15 @@ delete from api_session where hash = $1 returning hash;
 -- name: audit_begin
 insert into api_audit (caller, role, address, method, path, body_hash) values ($1, $2, $3, $4, $5, $6) returning id;
 
+-- name: failed_login
+-- Writes down a login from address $1 that failed; how many that were within a minute, of all processes (of the newest
+-- 1,000 calls: more than one process lets through in that time).
+with now as (
+    insert into api_audit (caller, role, address, method, path, status, code)
+    values ('(unknown)', 'viewer', $1, 'POST', '/api/session', 401, 'A401'))
+select 1 + count(*) from (select address, path, status, at from api_audit order by id desc limit 1000) as newest
+where address = $1 and path = '/api/session' and status = 401 and at > clock_timestamp() - interval '1 minute';
+
 -- name: audit_end
 update api_audit set status = $2, code = $3 where id = $1;
 

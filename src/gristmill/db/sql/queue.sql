@@ -24,7 +24,18 @@ returning id;
 -- name: beat
 update worker set lease_until = clock_timestamp() + ttl, suspect_at = null
 where id = $1 and nonce = $2 and state in ('alive', 'paused', 'draining')
-returning state;
+returning state, clock_timestamp() as now;
+
+-- name: clock_set_back
+-- By $1 seconds. What was due before is due now, instead of in $1 seconds; so is what was put back for at most 300 s, the
+-- longest back-off. What is to begin later keeps its time. A task that somebody holds is being looked at anyway.
+update task set run_at = clock_timestamp()
+where id = any (array(
+    select id from task
+    where state = 'available' and run_at > clock_timestamp()
+      and run_at <= clock_timestamp() + make_interval(secs => $1::float8 + case when held is null then 0 else 300 end)
+    order by id for update skip locked))
+returning id;
 
 -- name: drain_worker
 update worker set state = 'draining' where id = $1 and nonce = $2 and state in ('alive', 'paused') returning id;
@@ -45,6 +56,10 @@ with w as (
 told as (insert into event_inbox (name, worker_id, body)
          select 'worker.' || $4, id, json_build_object('by', $5::text)::text from w)
 select id from w;
+
+-- It changes when a standby is promoted or a backup restored: commits that we know of may be gone there.
+-- name: timeline
+select case when not pg_is_in_recovery() then left(pg_walfile_name(pg_current_wal_lsn()), 8) end;
 
 -- name: change_pools
 update worker set pools = $3 where id = $1 and nonce = $2 and state in ('alive', 'paused', 'draining') returning id;
