@@ -2,12 +2,14 @@
 
     python -m benchmarks.chaos [--minutes 10] [--workers 6] [--seed 1] [--faults kill,stop,...] [--mutant token]
                                [--json FILE] [--write]
+    python -m benchmarks.chaos --judge FOLDER
 
 Worker processes of the bare engine work on a server of their own, and both are killed, frozen, cut off and restarted.
 Every actor writes down what it does (chaos_history.py); at the end all faults go off, everything has to finish, every
 worker has to answer a roll call, and a checker judges the history (chaos_checker.py). Exit code 0 when every promise
 held, 1 when one was broken. `--mutant` takes one check out of the SQL of the workers: then a broken promise is what
-has to be found, the run stops at the first, and the exit codes change places.
+has to be found, the run stops at the first, and the exit codes change places. `--judge` makes the report of a soak
+again from its folder, which stays when a promise was broken or the soak itself failed.
 
 Faults: kill (SIGKILL), stop (SIGSTOP of worker and beat, up to two leases), drain (SIGTERM), server (fast, immediate,
 SIGKILL, SIGKILL of a backend), cut (connections reset or terminated), swallow (replies lost), net (the worker's network
@@ -185,20 +187,41 @@ async def soak(plan: Plan, folder: Path) -> Report:
         feeder = Feeder(siege, plan)
         hearing = asyncio.create_task(listen(siege))
         feeding = asyncio.create_task(feeder.feed())
+        siege.pen.write("soak", seed=plan.seed, minutes=plan.minutes, faults=plan.faults)
         caught = await _rage(siege, plan)
-        liveness = 0.0 if caught else await _finish(siege, feeder, feeding)
+        if not caught:
+            await _finish(siege, feeder, feeding)
         feeding.cancel()
         hearing.cancel()
-        history = await read(siege.history, siege.pool)
+        siege.pen.write("impossible", reasons=siege.impossible)
+        made = await _judged(siege.history, siege.pool)
     finally:
         await siege.close()
         await embedded.close_server(server.server)
         await embedded.stop_server(server.home)
-    notes = [*siege.impossible, *([CLOCK_NOTE] if "clock" in plan.faults else [])]
-    return report(
-        history, check(history, over=not caught), server.outages, seed=plan.seed, minutes=plan.minutes,
-        exits=siege.exits, liveness=liveness, notes=notes,
-    )  # fmt: skip
+    return made
+
+
+async def judge(folder: Path) -> Report:
+    """The report of a soak that is over, from its folder: the server is started for it, and stopped."""
+    if not (folder / "history.jsonl").is_file():
+        raise UsageError(f"no soak in {folder}", hint="give the folder that a soak named at its end, or --keep")
+    server = OwnServer(folder / "home")
+    await server.open()
+    try:
+        async with asyncpg.create_pool(server.url("chaos"), min_size=1, max_size=1) as pool:
+            return await _judged(folder / "history.jsonl", pool)
+    finally:
+        await embedded.close_server(server.server)
+        await embedded.stop_server(server.home)
+
+
+async def _judged(path: Path, pool: asyncpg.Pool[Any]) -> Report:
+    history = await read(path, pool)
+    notes = [reason for line in history.of("impossible") for reason in line["reasons"]]
+    if "clock" in history.of("soak")[0]["faults"]:
+        notes.append(CLOCK_NOTE)
+    return report(history, check(history, over=bool(history.of("calm"))), notes=notes)
 
 
 CLOCK_NOTE = "Clock steps are emulated: what is compared with the server's clock is moved by as much the other way."
@@ -215,18 +238,17 @@ async def _rage(siege: Siege, plan: Plan) -> bool:
     return False
 
 
-async def _finish(siege: Siege, feeder: Feeder, feeding: asyncio.Task[None]) -> float:
-    """All faults off; returns the seconds until everything was over. Then every worker has to answer."""
-    began = time.monotonic()
+async def _finish(siege: Siege, feeder: Feeder, feeding: asyncio.Task[None]) -> None:
+    """All faults off, until everything is over. Then every worker has to answer."""
+    siege.pen.write("calm")
     await siege.calm()
     await feeding
     over = await _everything_over(siege)
-    seconds = time.monotonic() - began
+    siege.pen.write("over")
     if over:
         await _roll_call(siege, feeder)
         await _everything_over(siege)
     await _heard_of_all(siege)
-    return seconds
 
 
 async def _everything_over(siege: Siege) -> bool:
@@ -275,27 +297,28 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="the figures, for programs")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep history and logs in this new folder")
     parser.add_argument("--write", action="store_true", help="put the tables into RESULTS.md")
+    parser.add_argument("--judge", type=Path, metavar="FOLDER", help="only make the report of a soak that is over")
     options = parser.parse_args()
     plan = Plan(options.minutes, options.workers, options.seed, tuple(options.faults.split(",")), options.mutant,
                 options.pace)  # fmt: skip
-    folder = options.keep or Path(tempfile.mkdtemp(prefix="gristmill-chaos-"))
+    folder = options.judge or options.keep or Path(tempfile.mkdtemp(prefix="gristmill-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     logging.getLogger("asyncpg").setLevel(logging.ERROR)  # that connections break is no news here
-    made = asyncio.run(soak(plan, folder))
+    made = asyncio.run(judge(folder) if options.judge else soak(plan, folder))
     print(made.text())
     if options.json:
         options.json.write_text(json.dumps(made.as_json(), indent=1) + "\n")
     if options.write:
-        publish("chaos", made.text(), f"python -m benchmarks.chaos --minutes {plan.minutes:g} --seed {plan.seed}")
+        publish("chaos", made.text(), f"python -m benchmarks.chaos --minutes {made.minutes:g} --seed {made.seed}")
     broken = bool(made.violations)
     if broken and not plan.mutant:
         print(f"history, logs and database are kept in {folder}", file=sys.stderr)
-    elif options.keep is None:
+    elif folder not in (options.keep, options.judge):
         shutil.rmtree(folder, ignore_errors=True)
     raise SystemExit(broken != bool(plan.mutant))
 
 
-__all__ = ["Plan", "Report", "Violation", "soak"]
+__all__ = ["Plan", "Report", "Violation", "judge", "soak"]
 
 if __name__ == "__main__":
     main()

@@ -49,7 +49,6 @@ class OwnServer:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.away_since: float | None = None
-        self.outages: list[tuple[float, float]] = []  # begin and end, seconds since 1970
 
     async def open(self) -> None:
         self.server = await embedded.open_server(self.home)
@@ -61,8 +60,9 @@ class OwnServer:
     def url(self, database: str) -> str:
         return self.server.url.replace("/gristmill?", f"/{database}?")
 
-    async def end(self, how: str, pause: float) -> None:
-        """Stops the postmaster, or kills one of its backends, and brings the server back."""
+    async def end(self, how: str, pause: float) -> float:
+        """Stops the postmaster, or kills one of its backends, and brings the server back; when it went, as seconds
+        since 1970."""
         before, begin = self.server, time.time()
         self.away_since = begin
         if how == "backend":
@@ -79,8 +79,8 @@ class OwnServer:
                     break
             await embedded.close_server(before)
         await self._accepts()
-        self.outages.append((begin, time.time()))
         self.away_since = None
+        return begin
 
     async def _accepts(self) -> None:
         async for _ in reconnecting(0.02, 0.2):
@@ -143,7 +143,6 @@ class Siege:
     order: dict[str, Any]  # settings and mutant of the workers
     pace: float = 1.0  # times the seconds of EVERY
     places: list[Place] = field(default_factory=list)
-    exits: dict[int, int] = field(default_factory=dict)
     impossible: list[str] = field(default_factory=list)
     raging: bool = True
 
@@ -237,8 +236,7 @@ class Siege:
     def _keep_up(self, place: Place) -> None:
         now = time.monotonic()
         if place.process is not None and not place.alive:
-            code = place.process.returncode
-            self.exits[code] = self.exits.get(code, 0) + 1
+            self.pen.write("exit", code=place.process.returncode)
             self.processes.end(place.process)
             place.process, place.thaw_at, place.leaving = None, None, False
         if place.process is None and self.server.away_since is None and not place.down:
@@ -312,7 +310,7 @@ class Siege:
 
     async def _server(self, mine: random.Random) -> dict[str, Any] | None:
         how = mine.choice([*SERVER_ENDS, "backend"])
-        await self.server.end(how, mine.uniform(0.0, 2.0))
+        self.pen.write("outage", begin=await self.server.end(how, mine.uniform(0.0, 2.0)))
         return {"how": how}
 
     async def _cut(self, mine: random.Random) -> dict[str, Any] | None:

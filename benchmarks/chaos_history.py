@@ -28,8 +28,9 @@ TABLES = {
         extract(epoch from started_at)::float8 as started, extract(epoch from ended_at)::float8 as ended
         from attempt""",
     "runs": """select id, state, sealed, epoch, extract(epoch from ended_at)::float8 as ended,
-        (select extract(epoch from max(t.ended_at))::float8 from task t where t.run_id = run.id) as last_task
-        from run""",
+        extract(epoch from last_task)::float8 as last_task
+        from run left join (select run_id as id, max(ended_at) as last_task from task group by run_id) as ended
+            using (id)""",
     "locks": "select key, slot, task_id from lock",
     "counters": """select run_id, name, sum(n)::bigint as n
         from (table counter union all table counter_delta) as c group by run_id, name""",
@@ -89,6 +90,7 @@ async def read(path: Path, pool: asyncpg.Pool[Any]) -> History:
     """The whole history. The tables are read first, in one snapshot: what is in a row stands in a line, too."""
     history = History()
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        await connection.execute("set local statement_timeout = 0")  # an hour's tables, on a busy machine
         for name, sql in TABLES.items():
             rows: Sequence[asyncpg.Record] = await connection.fetch(sql)
             setattr(history, name, [dict(row) for row in rows])

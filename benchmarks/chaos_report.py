@@ -13,7 +13,6 @@ from benchmarks.chaos_history import History
 from benchmarks.measure import percentile, table
 
 SHOWN = 20
-Outages = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class Report:
             ["lost / recorded twice / stuck", f"{self.lost} / {self.doubled} / {self.stuck}"],
             ["workers that were quiet for 25 s", str(self.quiet)],
             ["faults off until everything was over", f"{self.liveness:.1f} s"],
-            ["ends of worker processes (exit code: times)", _said(self.exits)],
+            *([["ends of worker processes (exit code: times)", _said(self.exits)]] if self.exits else []),
             ["violations", str(len(self.violations))],
         ]
         rows = []
@@ -81,21 +80,21 @@ def figures(times: Sequence[float]) -> dict[str, float]:
     return {"n": len(times), "p50": percentile(times, 0.5), "p99": percentile(times, 0.99), "max": max(times)}
 
 
-def report(
-    history: History, violations: Sequence[Violation], outages: Outages, *, seed: int, minutes: float,
-    exits: Mapping[int, int], liveness: float, notes: Sequence[str],
-) -> Report:  # fmt: skip
-    """Counts a history that has been judged."""
+def report(history: History, violations: Sequence[Violation], *, notes: Sequence[str]) -> Report:
+    """Counts a history that has been judged. All of it stands in the history, so that it can be made again."""
+    plan = history.of("soak")[0]
+    calm = [line["at"] for line in history.of("calm", "over")]
     faults = Counter(_kind(line) for line in history.of("fault", "dies"))
     faults["poison"] += sum(bool(task["wish"].get("poison")) for task in history.tasks)
     results = Counter(row["task_id"] for row in history.results)
     return Report(
-        seed, minutes, dict(+faults),
+        plan["seed"], plan["minutes"], dict(+faults),
         sum(task["state"] in ("completed", "failed", "quarantined") for task in history.tasks),
         len(history.of("claimed")), len(history.of("refused")),
         sum(v.rule == "nothing is lost" for v in violations), sum(count > 1 for count in results.values()),
-        sum(v.rule == "nothing is stuck" for v in violations), len(history.of("quiet")), exits, liveness,
-        recoveries(history, outages), violations, notes,
+        sum(v.rule == "nothing is stuck" for v in violations), len(history.of("quiet")),
+        Counter(line["code"] for line in history.of("exit")), calm[-1] - calm[0] if calm else 0.0,
+        recoveries(history), violations, notes,
     )  # fmt: skip
 
 
@@ -105,13 +104,14 @@ def _kind(line: dict[str, Any]) -> str:
     return f"{line['kind']}, {line['how']}" if "how" in line else str(line["kind"])
 
 
-def recoveries(history: History, outages: Outages) -> dict[str, list[float]]:
+def recoveries(history: History) -> dict[str, list[float]]:
     """Seconds from the death of a worker, or from its last moment before a freeze, until its tasks were back in the
     queue, and until they ran again.
 
     Hits within two seconds of a time without a server are counted apart.
     """
     dead, frozen = _hits(history)
+    outages = [(line["begin"], line["at"]) for line in history.of("outage")]
     locked = {task["id"] for task in history.tasks if task["lock_key"] is not None}
     claims: dict[int, list[float]] = defaultdict(list)
     for line in history.of("claimed"):
@@ -144,14 +144,22 @@ def recoveries(history: History, outages: Outages) -> dict[str, list[float]]:
 
 def _hits(history: History) -> tuple[dict[int, float], dict[int, tuple[float, float]]]:
     """When each worker was killed, and from when to when it was frozen."""
-    worker_of = {line["pid"]: line["worker"] for line in history.of("claimed")}
+    claims: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    for line in sorted(history.of("claimed"), key=lambda line: float(line["at"])):
+        claims[line["pid"]].append((line["at"], line["worker"]))
+
+    def worker(pid: int, at: float) -> int:
+        """Who had claimed last under this number: in an hour the system gives numbers again."""
+        before = bisect(claims[pid], at, key=lambda claim: claim[0])
+        return claims[pid][before - 1][1] if before else 0
+
     dead: dict[int, float] = {}
     frozen: dict[int, tuple[float, float]] = {}
     for line in history.of("fault", "dies"):
         if line["what"] == "dies" and line["how"].startswith("SIGKILL"):
-            dead.setdefault(worker_of.get(line["pid"], 0), line["at"])
+            dead.setdefault(worker(line["pid"], line["at"]), line["at"])
         elif line.get("kind") == "kill":
-            dead.setdefault(worker_of.get(line["victim"], 0), line["hit_at"])
+            dead.setdefault(worker(line["victim"], line["hit_at"]), line["hit_at"])
         elif line.get("kind") in ("stop", "freeze"):
-            frozen[worker_of.get(line["victim"], 0)] = line["hit_at"], line["hit_at"] + line["seconds"]
+            frozen[worker(line["victim"], line["hit_at"])] = line["hit_at"], line["hit_at"] + line["seconds"]
     return dead, frozen

@@ -90,7 +90,7 @@ async def drain(made: Bench, name: str, there: int, count: int, *, held: bool = 
             course = [(0, 0.0)]
 
             async def are_done() -> bool:
-                done = await connection.fetchval(DONE[name])
+                done = int(await connection.fetchval(DONE[name]))
                 course.append((done, cpu_seconds(tree) + made.server_cpu(without=connection) - before))
                 return bool(done >= count)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -21,10 +22,16 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "gristmill"
 
 
+@functools.cache
+def nodes(file: Path) -> tuple[ast.AST, ...]:
+    """Everything that stands in the file, read once for all tests."""
+    return tuple(ast.walk(ast.parse(file.read_text())))
+
+
 def imports(folder: Path) -> Iterator[tuple[str, str]]:
     """(file, module) of every import below the folder, inside of functions too."""
     for file in folder.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in nodes(file):
             if isinstance(node, ast.Import):
                 yield from ((str(file.relative_to(ROOT)), name.name) for name in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -42,14 +49,14 @@ def test_no_statement_asks_another_clock_than_the_databases_own() -> None:
         assert not wrong.search(text), file
     asked = set()
     for file in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in nodes(file):
             if isinstance(node, ast.Attribute) and node.attr in ("now", "utcnow", "today", "time"):
                 owner = node.value.id if isinstance(node.value, ast.Name) else ""
                 if owner in ("datetime", "date") or (owner == "time" and node.attr == "time"):
                     asked.add(str(file.relative_to(SOURCE)))
     # The timestamps that receivers of a webhook and stores of the kind S3 want; the age of files on this machine's own
     # disk.
-    assert asked <= {"webhook.py", "data/blobs.py", "data/s3.py", "api/uploads.py"}
+    assert asked <= {"webhook.py", "data/blobs.py", "data/s3.py", "api/uploads.py", "api/kept_uploads.py"}
 
 
 def test_times_that_everybody_has_to_agree_on_are_the_same_everywhere() -> None:
@@ -110,3 +117,19 @@ def test_the_fingerprint_of_a_workflow_is_the_same_however_often_it_is_asked_for
     assert (workflow.fingerprint(), workflow.definition(), workflow.engine_steps()) == first
     assert stored.fingerprint() == first[0]
     assert stored.with_model("extractive").fingerprint() == first[0]
+
+
+def test_modules_and_functions_are_small() -> None:
+    """House rule 7: a module around 350 lines, a function around 40 (its docstring not counted)."""
+    long = []
+    for file in SOURCE.rglob("*.py"):
+        if (lines := len(file.read_text().splitlines())) > 360:
+            long.append((lines, str(file.relative_to(SOURCE))))
+        for node in nodes(file):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0]
+                words = first.end_lineno or 0 if ast.get_docstring(node) else first.lineno - 1
+                lines = (node.end_lineno or 0) - words + first.lineno - node.lineno
+                if lines > 44:
+                    long.append((lines, f"{file.relative_to(SOURCE)}: {node.name}"))
+    assert sorted(long) == []

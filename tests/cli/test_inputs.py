@@ -16,7 +16,7 @@ TEXT = "# The {0}\n\nThe {0} of the mill holds 12 units of grain and turns slowl
 
 @pytest.fixture
 def home(make_home: Callable[..., Home], database_url: str) -> Home:
-    made = make_home(GRISTMILL_DATABASE_URL=database_url)
+    made = make_home(GRISTMILL_DATABASE_URL=database_url, GRISTMILL_WORKERS="1")
     for name in ("docs/a.md", "docs/sub/b.md", "docs/drafts/c.md", "docs/d.txt"):
         path = made.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ __all__ = ["make_home", "model_server", "scripted_server"]
 
 @pytest.fixture
 def home(make_home: Callable[..., Home], database_url: str) -> Home:
-    made = make_home(GRISTMILL_DATABASE_URL=database_url)
+    made = make_home(GRISTMILL_DATABASE_URL=database_url, GRISTMILL_WORKERS="1")
     for name in ("first", "second"):
         (made.folder / f"{name}.md").write_text(f"A {name} sieve is a part of the mill that holds 5 units of grain.\n")
     return made

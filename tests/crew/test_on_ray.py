@@ -56,6 +56,7 @@ async def kept(address: str, url: str) -> AsyncIterator[list[str]]:
 
 @needs_ray
 @pytest.mark.thorough
+@pytest.mark.timeout(600)  # Ray believes a node dead after a minute or so
 async def test_a_killed_worker_and_a_lost_node_are_replaced_and_the_end_drains(
     cluster: Any, database_url: str, pool: asyncpg.Pool[Any], watching: Callable[..., Awaitable[Any]]
 ) -> None:
@@ -66,7 +67,7 @@ async def test_a_killed_worker_and_a_lost_node_are_replaced_and_the_end_drains(
             found[:] = await pool.fetchval(ALIVE) or []
             return len(found) == 2 and not without & set(found)
 
-        await until(there, 180)
+        await until(there, 300)
         return found
 
     async with kept(cluster.address, database_url) as told:

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +16,14 @@ import pytest
 
 import gristmill
 from gristmill.cli import COMMANDS
+from gristmill.cli import gristmill as program
 from gristmill.config import ENVIRONMENT, Settings
 from gristmill.engine.events import CATALOGUE, EventKind
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+COMMAND = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*gristmill (.*)$|(?<!`)`gristmill ([^`]+)`", re.MULTILINE)
 BLOCKS = [
     pytest.param(block, id=f"{page.relative_to(ROOT)}-{number}")
     for page in PAGES
@@ -32,7 +35,8 @@ BLOCKS = [
 async def workplace(tmp_path: Path, database_url: str) -> tuple[Path, dict[str, str]]:
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("GRISTMILL_", "OPENAI_"))}
-    return tmp_path, {**environment, "GRISTMILL_DATABASE_URL": database_url, "PYTHONPATH": str(ROOT)}
+    environment |= {"GRISTMILL_DATABASE_URL": database_url, "GRISTMILL_WORKERS": "1", "PYTHONPATH": str(ROOT)}
+    return tmp_path, environment
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -109,6 +113,27 @@ def test_every_command_and_option_is_documented() -> None:
             for parameter in one.params:
                 if isinstance(parameter, click.Option) and parameter.name not in ("home", "as_json"):
                     assert f"`{parameter.opts[0]}" in section[1], (name, parameter.opts[0])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_that_a_page_names_exists_with_its_options(page: Path) -> None:
+    for found in COMMAND.finditer(re.sub(r"\\\n\s*", " ", page.read_text())):
+        words = re.split(r" [|>&] | && ", (found[1] or found[2]).replace("\n", " "))[0]
+        command: click.Command = program
+        context = click.Context(program, info_name="gristmill")
+        rest = shlex.split(words, comments=True)
+        while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+            name, *rest = rest
+            under = command.get_command(context, name)
+            assert under is not None or command is not program, found[0]
+            if under is None:
+                break
+            command, context = under, click.Context(under, parent=context, info_name=name)
+        if command.name == "psql":  # what follows is another program's
+            continue
+        offered = {word for one in command.params for word in (*one.opts, *one.secondary_opts)} | {"--help"}
+        named = {word.strip("[]").partition("=")[0] for word in rest if word.strip("[").startswith("-")}
+        assert {word for word in named if not word[1:].isdigit()} <= offered | {"-"}, found[0]
 
 
 def test_every_public_name_exists_and_is_listed() -> None:

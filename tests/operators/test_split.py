@@ -175,3 +175,12 @@ def test_a_line_of_a_hundred_thousand_characters_is_cut_in_good_time():
     chunks = chunks_of("x" * 100_000, size=1500, media_type="text/plain")
     assert sum(len(chunk.text) for chunk in chunks) == 100_000
     assert max(len(chunk.text) for chunk in chunks) == 1500
+
+
+@pytest.mark.parametrize("piece", ["x", "a" * 4000 + " ", "mill ", "\U0001f469\u200d\U0001f467"])
+def test_a_text_without_an_end_of_word_or_line_is_cut_in_parts_and_nothing_of_it_is_lost(piece: str) -> None:
+    text = piece * (300_000 // len(piece))
+    found = chunks_of(text, media_type="text/plain")
+    assert max(len(chunk.text) for chunk in found) <= 1500
+    assert "".join(chunk.text for chunk in found).replace(" ", "") == text.replace(" ", "")
+    assert not any(chunk.text.startswith("\u200d") for chunk in found)

@@ -125,6 +125,14 @@ def documents(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def few_documents(documents: Path) -> Path:
+    """Sixteen of them."""
+    for file in sorted(documents.iterdir())[16:]:
+        file.unlink()
+    return documents
+
+
 def essence(file: Path) -> list[tuple[Any, ...]]:
     """What a dataset says, without ids."""
     rows = [json.loads(line) for line in file.read_text().splitlines()]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.chaos import Plan, soak
+from benchmarks.chaos import Plan, judge, soak
 from benchmarks.chaos_checker import RULES, check
 from benchmarks.chaos_history import History, Pen, Tail
 from benchmarks.chaos_report import figures, recoveries
@@ -137,11 +137,16 @@ def test_every_rule_has_a_history_that_breaks_it() -> None:
 
 
 def test_recovery_is_the_time_from_the_kill_to_the_queue_and_to_the_next_claim() -> None:
-    assert recoveries(sound(), []) == {
+    assert recoveries(sound()) == {
         "SIGKILL to requeued, with the server there": [0.5],
         "SIGKILL to running again, with the server there": [1.5],
     }
-    assert "SIGKILL to requeued, while the server was away" in recoveries(sound(), [(0.0, 1.0)])
+    again = sound()
+    again.lines.append(claim(2, 12, worker=7, at=99.0) | {"pid": 101})  # the system gave the number of the dead again
+    assert recoveries(again) == recoveries(sound())
+    without = sound()
+    without.lines.append({"what": "outage", "at": 1.0, "pid": 1, "begin": 0.0})
+    assert "SIGKILL to requeued, while the server was away" in recoveries(without)
     assert figures([])["n"] == 0
 
 
@@ -178,6 +183,9 @@ async def test_a_small_soak_keeps_every_promise(tmp_path: Path) -> None:
     assert made.violations == []
     assert made.tasks > 50
     assert sum(made.faults.values()) >= 10
+    assert (await judge(tmp_path)).as_json() == made.as_json()
+    with pytest.raises(UsageError, match="no soak"):
+        await judge(tmp_path / "nowhere")
 
 
 @pytest.mark.thorough

@@ -22,12 +22,13 @@ TEXT = "# Mill\n\n" + "\n\n".join(
 
 @pytest.fixture
 def home(make_home: Callable[..., Home], database_url: str) -> Home:
-    made = make_home(GRISTMILL_DATABASE_URL=database_url)
+    made = make_home(GRISTMILL_DATABASE_URL=database_url, GRISTMILL_WORKERS="1")
     (made.folder / "mill.md").write_text(TEXT)
     return made
 
 
 async def test_a_newcomer_gets_rows_with_their_sources_without_a_key(home: Home) -> None:
+    home.environment.pop("GRISTMILL_WORKERS")
     code, out, err = await home.call("run", "mill.md")
     assert code == 0
     assert "completed in" in err

@@ -26,7 +26,7 @@ SECRET = b"a secret of the mill"
 @pytest.fixture
 async def home(make_home: Callable[..., Home], database_url: str, receiver: Receiver) -> Home:
     """A project with one short text, and a signed webhook at the end of every run."""
-    made = make_home(GRISTMILL_DATABASE_URL=database_url, HOOK_SECRET=SECRET.decode())
+    made = make_home(GRISTMILL_DATABASE_URL=database_url, GRISTMILL_WORKERS="1", HOOK_SECRET=SECRET.decode())
     (made.folder / "gristmill.toml").write_text("backoff = 0.05\nbeat = 0.5\nlease = 3.0\n")
     (made.folder / "mill.md").write_text("A sieve is a part of the mill that holds 5 units of grain.\n")
     add = ("hooks", "add", "done", "--on", "run.end", "--webhook", receiver.url, "--secret", "env:HOOK_SECRET")

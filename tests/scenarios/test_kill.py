@@ -25,9 +25,9 @@ async def served(server: ScriptedServer, at_least: int) -> None:
 
 
 async def test_after_a_kill_of_everything_the_same_command_goes_on_and_loses_and_repeats_nothing(
-    make_home: Callable[..., Home], documents: Path, model_server: ScriptedServer
+    make_home: Callable[..., Home], documents: Path, model_server: ScriptedServer, database_url: str
 ) -> None:
-    undisturbed = make_home("undisturbed")
+    undisturbed = make_home("undisturbed", GRISTMILL_DATABASE_URL=database_url)
     code, first = await undisturbed.json("run", str(documents), *RUN)
     assert code == 0
     ideal = (await model_server.stats())["served"]
@@ -53,26 +53,26 @@ async def test_after_a_kill_of_everything_the_same_command_goes_on_and_loses_and
 
 
 async def test_the_second_run_of_the_same_command_has_nothing_to_do_and_pays_nothing(
-    make_home: Callable[..., Home], documents: Path, model_server: ScriptedServer
+    make_home: Callable[..., Home], few_documents: Path, model_server: ScriptedServer, database_url: str
 ) -> None:
-    home = make_home()
-    code, first = await home.json("run", str(documents), *RUN)
+    home = make_home(GRISTMILL_DATABASE_URL=database_url)
+    code, first = await home.json("run", str(few_documents), *RUN)
     assert (code, first["nothing_to_do"]) == (0, False)
     paid = (await model_server.stats())["requests"]
-    code, second = await home.json("run", str(documents), *RUN)
+    code, second = await home.json("run", str(few_documents), *RUN)
     assert (code, second["nothing_to_do"], second["rows"]) == (0, True, first["rows"])
     assert (await model_server.stats())["requests"] == paid
 
 
 async def test_only_what_is_new_or_changed_is_asked_again(
-    make_home: Callable[..., Home], documents: Path, model_server: ScriptedServer
+    make_home: Callable[..., Home], few_documents: Path, model_server: ScriptedServer, database_url: str
 ) -> None:
-    home = make_home()
-    _, first = await home.json("run", str(documents), *RUN)
+    home = make_home(GRISTMILL_DATABASE_URL=database_url)
+    _, first = await home.json("run", str(few_documents), *RUN)
     paid = (await model_server.stats())["requests"]
-    (documents / "new.md").write_text("# New\n\n" + "The new part is a wheel that turns 7 times. " * 3)
-    (documents / "chapter-00.md").write_text("# Changed\n\n" + "The changed part is a stone of 12 units. " * 3)
-    code, second = await home.json("run", str(documents), *RUN)
+    (few_documents / "new.md").write_text("# New\n\n" + "The new part is a wheel that turns 7 times. " * 3)
+    (few_documents / "chapter-00.md").write_text("# Changed\n\n" + "The changed part is a stone of 12 units. " * 3)
+    code, second = await home.json("run", str(few_documents), *RUN)
     assert code == 0
     assert (await model_server.stats())["requests"] - paid < 20
     rows = [row[3] for row in essence(Path(second["dataset"]))]
@@ -96,11 +96,11 @@ async def test_another_option_of_a_late_step_redoes_only_what_depends_on_it(
 
 
 async def test_the_tasks_of_a_killed_worker_are_handed_on_and_it_is_started_again(
-    make_home: Callable[..., Home], documents: Path, model_server: ScriptedServer
+    make_home: Callable[..., Home], few_documents: Path, model_server: ScriptedServer, database_url: str
 ) -> None:
     await model_server.control(latency=0.3)
-    home = make_home()
-    process = home.start("run", str(documents), *RUN, "--json")
+    home = make_home(GRISTMILL_DATABASE_URL=database_url)
+    process = home.start("run", str(few_documents), *RUN, "--json")
     await served(model_server, 50)
     _, picture = await home.json("watch")
     pids = [worker["pid"] for worker in picture["workers"] if worker["state"] == "alive"]
@@ -116,27 +116,27 @@ async def test_the_tasks_of_a_killed_worker_are_handed_on_and_it_is_started_agai
 
 
 async def test_an_interrupt_drains_and_the_next_run_goes_on(
-    make_home: Callable[..., Home], documents: Path, model_server: ScriptedServer
+    make_home: Callable[..., Home], few_documents: Path, model_server: ScriptedServer, database_url: str
 ) -> None:
     await model_server.control(latency=0.2)
-    home = make_home()
-    process = home.start("run", str(documents), *RUN)
+    home = make_home(GRISTMILL_DATABASE_URL=database_url)
+    process = home.start("run", str(few_documents), *RUN)
     await served(model_server, 60)
     process.send_signal(signal.SIGINT)
     _, err = await asyncio.to_thread(process.communicate, timeout=100)
     assert process.returncode == 130
     assert "nothing lost" in err
-    code, _ = await home.json("run", str(documents), *RUN)
+    code, _ = await home.json("run", str(few_documents), *RUN)
     assert code == 0
     assert (await model_server.stats())["repeated"] == 0
 
 
 async def test_a_second_interrupt_stops_at_once_and_loses_nothing(
-    make_home: Callable[..., Home], documents: Path, model_server: ScriptedServer
+    make_home: Callable[..., Home], few_documents: Path, model_server: ScriptedServer, database_url: str
 ) -> None:
     await model_server.control(latency=5.0)
-    home = make_home()
-    process = home.start("run", str(documents), *RUN)
+    home = make_home(GRISTMILL_DATABASE_URL=database_url)
+    process = home.start("run", str(few_documents), *RUN)
     async with asyncio.timeout(60):
         while not (await model_server.stats())["active"]:
             await asyncio.sleep(0.05)
@@ -146,7 +146,7 @@ async def test_a_second_interrupt_stops_at_once_and_loses_nothing(
     await asyncio.to_thread(process.communicate, timeout=10)
     assert process.returncode == 130
     await model_server.control(latency=0.0)
-    code, _ = await home.json("run", str(documents), *RUN)
+    code, _ = await home.json("run", str(few_documents), *RUN)
     assert code == 0
 
 

@@ -15,7 +15,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from gristmill.db.postgres import PORT, Folder, storage_problem
+from gristmill.db.postgres import PORT, Folder
+from gristmill.db.postgres_problems import storage_problem
 from gristmill.errors import DatabaseProblem
 
 _LONGEST_SOCKET = 107  # bytes; sun_path has 108, with the final zero

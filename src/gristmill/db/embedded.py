@@ -28,6 +28,7 @@ from urllib.parse import quote
 from gristmill.db import postgres
 from gristmill.db.accounts import Account, choose_account, prepare, socket_folder
 from gristmill.db.postgres import INITDB_LIMIT, PORT, START_LIMIT, Folder, Running
+from gristmill.db.postgres_problems import storage_problem
 from gristmill.errors import DatabaseProblem
 
 _LINGER_VARIABLE = "GRISTMILL_DATABASE_LINGER"
@@ -104,7 +105,7 @@ async def open_server(home: Path) -> Server:
     except BaseException as error:
         hold.release()
         if isinstance(error, OSError):
-            raise postgres.storage_problem(error, folder.root) from error
+            raise storage_problem(error, folder.root) from error
         raise
 
 
@@ -148,7 +149,7 @@ async def stop_server(home: Path) -> bool:
         (await _take(folder, "keeper", fcntl.LOCK_SH, account, START_LIMIT)).release()
         return True
     except OSError as error:
-        raise postgres.storage_problem(error, folder.root) from error
+        raise storage_problem(error, folder.root) from error
     finally:
         gate.release()
 
@@ -161,7 +162,7 @@ async def server_status(home: Path) -> ServerStatus:
         running = postgres.find_running(folder)
         size = await asyncio.to_thread(_size, folder.root)
     except OSError as error:
-        raise postgres.storage_problem(error, folder.root) from error
+        raise storage_problem(error, folder.root) from error
     pid, place = (running.pid, running.socket_folder) if running else (None, None)
     return ServerStatus(running is not None, pid, place, PORT, version, folder.root, size)
 
@@ -255,7 +256,7 @@ async def _take(folder: Folder, name: str, mode: int, account: Account, limit: f
     except BaseException as error:
         hold.release()
         if isinstance(error, OSError):
-            raise postgres.storage_problem(error, folder.root) from error
+            raise storage_problem(error, folder.root) from error
         raise
     return hold
 
@@ -283,7 +284,7 @@ def _open_lock(path: Path, account: Account) -> int:
     except FileExistsError:
         return os.open(path, flags)
     except OSError as error:
-        raise postgres.storage_problem(error, path.parent) from error
+        raise storage_problem(error, path.parent) from error
 
 
 def _enter(folder: Folder) -> Account:

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from gristmill.db import postgres
+from gristmill.db.postgres_problems import storage_problem
 from gristmill.errors import DatabaseProblem
 
 _STOP_SIGNALS = ((signal.SIGINT, 60.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 60.0))
@@ -105,7 +106,7 @@ def _begin(order: dict[str, Any], folder: postgres.Folder) -> _Kept | None:
                 safe="Nothing was started or changed.",
                 code="D105",
             ) from error
-        raise postgres.storage_problem(error, folder.root) from error
+        raise storage_problem(error, folder.root) from error
     return _Kept(pid, process, users) if pid else None
 
 

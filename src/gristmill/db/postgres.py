@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -23,6 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from gristmill.db.postgres_problems import failure, last_lines, log_tail
 from gristmill.db.settings import HBA, SETTINGS, SETTINGS_FILE, identities
 from gristmill.errors import DatabaseProblem
 
@@ -31,7 +31,6 @@ START_LIMIT = 60.0  # seconds from the start of the server, or from a request to
 INITDB_LIMIT = 300.0
 LOG_FILES = 5
 _TICK = 0.01
-_KEPT_LINES = 6
 _SEGMENT = 16 << 20  # bytes of one file of the write-ahead log, without which no server starts
 
 
@@ -232,7 +231,9 @@ def wait_until_ready(folder: Folder, pid: int, process: subprocess.Popen[bytes] 
             return
         if (process is not None and process.poll() is not None) or (process is None and find_postmaster(folder) != pid):
             full = shutil.disk_usage(folder.root).free < _SEGMENT  # its log may have had no room for the reason, either
-            raise _failure(f"PostgreSQL did not start on {folder.data}", _log_tail(folder), "D106" if full else "D110")
+            raise failure(
+                f"PostgreSQL did not start on {folder.data}", log_tail(folder.logs), "D106" if full else "D110"
+            )
         if time.monotonic() > end:
             raise DatabaseProblem(
                 f"PostgreSQL (process {pid}) is still starting after {START_LIMIT:.0f} s.",
@@ -256,19 +257,6 @@ def take(lock: int, mode: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def storage_problem(error: OSError, place: Path) -> DatabaseProblem:
-    """D106 for a full disk, D102 for everything else that the file system refuses."""
-    what = f"{error.filename or place}: {error.strerror or error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _failure(f"There is no space left for the database in {place}", what, "D106")
-    return DatabaseProblem(
-        f"The database folder {place} cannot be made or used ({what}).",
-        hint="Make the project folder writable for this user, or choose another one.",
-        safe="Nothing was changed.",
-        code="D102",
-    )
 
 
 def _pid_file(folder: Folder) -> list[str]:
@@ -325,7 +313,7 @@ def _run(command: list[str], lock: int, text: str = "") -> None:
     except subprocess.TimeoutExpired:
         output, failed = f"no end after {INITDB_LIMIT:.0f} s", True
     if failed:
-        raise _failure(f"{Path(command[0]).name} could not make the database", _last_lines(output), "D109")
+        raise failure(f"{Path(command[0]).name} could not make the database", last_lines(output), "D109")
 
 
 def _write(path: Path, text: str) -> None:
@@ -335,29 +323,3 @@ def _write(path: Path, text: str) -> None:
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(text, "utf-8")
     fresh.replace(path)
-
-
-def _log_tail(folder: Folder) -> str:
-    first = folder.logs / "start.log"
-    newest = sorted(folder.logs.glob("server-*.log"))[-1:]
-    # The server writes there as soon as it can; an older file is of an earlier start.
-    current = [path for path in newest if path.stat().st_mtime_ns >= first.stat().st_mtime_ns]
-    return _last_lines("\n".join(path.read_text("utf-8", "replace") for path in (first, *current)))
-
-
-def _last_lines(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return "\n".join(lines[-_KEPT_LINES:])
-
-
-def _failure(message: str, detail: str, code: str) -> DatabaseProblem:
-    """A problem with its cause in the last lines of a log; a full disk is told from every other cause."""
-    full = code == "D106" or os.strerror(errno.ENOSPC) in detail or os.strerror(errno.EDQUOT) in detail
-    return DatabaseProblem(
-        f"{message}:\n{detail}",
-        hint="Free some space (a new database needs 100 MB) and try again."
-        if full
-        else "The lines above are the server's own; the whole log is in .gristmill/postgres/log.",
-        safe="Committed data is kept; no half-made database is left behind.",
-        code="D106" if full else code,
-    )

@@ -88,7 +88,7 @@ class Heart:
             elif word == "wake":
                 self._worker.wake(rescan=True)
             elif word == "promoted":
-                self._worker.make_room("a standby has taken over, and may lack what was committed last")
+                self._worker.promoted()
             elif word == "draining":
                 self._worker.stop()
             elif word in ("lapsed", "renewed"):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -42,6 +43,7 @@ from gristmill.engine.standing import standing_run
 from gristmill.engine.worker import Worker, WorkerSettings
 from gristmill.errors import NoResult, UsageError
 
+log = logging.getLogger("gristmill.worker")
 SQL = statements("library")
 WHY = statements("why")
 STANDING = "tasks"  # the run of all tasks that belong to no batch
@@ -302,6 +304,10 @@ class LibraryWorker(Worker):
     """A worker that runs beside the caller's code; `finished` ends when it has left."""
 
     finished: asyncio.Task[None]
+
+    def promoted(self) -> None:
+        """Goes on, since nobody would start another one."""
+        log.error("a standby has taken over; if it lacks what was committed last, start this process again")
 
 
 _ENDED = {

@@ -159,6 +159,10 @@ class Worker:
         self.worn = True
         self.stop()
 
+    def promoted(self) -> None:
+        """A standby has taken over: what we remember and it does not would never be worked on again."""
+        self.make_room("a standby has taken over, and may lack what was committed last")
+
     def wake(self, *, rescan: bool = False) -> None:
         """Looks for work now instead of at the next poll; with `rescan` also below the watermark."""
         if rescan and hasattr(self, "claims"):

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from gristmill.data.kinds import kind_of
 from gristmill.engine.threads import bearable, in_thread
 from gristmill.errors import InputError, UsageError
-from gristmill.operators.operator import Ancestor, Context, Derived, Operator
+from gristmill.operators.operator import Context, Derived, Operator
+from gristmill.operators.signatures import Ancestor
 
 T = TypeVar("T")
 

@@ -14,20 +14,20 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from gristmill.data.kinds import Body, kind_of
+from gristmill.data.kinds import kind_of
 from gristmill.engine.child_limits import Limits
 from gristmill.engine.targets import load_script
 from gristmill.errors import UsageError, WorkflowError
 from gristmill.llm.prompt import Prompt, load_prompt
+from gristmill.operators.signatures import Ancestor, ancestor_of, outputs, record_types
 
 T = TypeVar("T", bound=BaseModel)
 Output = TypeVar("Output")
@@ -83,15 +83,6 @@ class Context:
         `offered` what it uses. Raises `UsageError` for a name that does not exist, or a field that is not offered."""
         template = load_prompt(name, self.language, folder=self.prompts)
         return template.render(**{name: offered[name] for name in template.fields if name in offered})
-
-
-@dataclass(frozen=True, slots=True)
-class Ancestor:
-    """A parameter that is filled with what the input came from: the nearest of a kind, or all of them."""
-
-    kind: str
-    type: type[BaseModel]
-    how: Literal["one", "maybe", "all"] = "one"
 
 
 @dataclass(frozen=True)
@@ -306,8 +297,8 @@ def _describe(
         if annotation is Context:
             context_parameter = parameter.name
         elif not input_types:
-            input_types = _record_types(annotation, barrier, name)
-        elif (ancestor := _ancestor(annotation)) is not None:
+            input_types = record_types(annotation, barrier, name)
+        elif (ancestor := ancestor_of(annotation)) is not None:
             ancestors[parameter.name] = ancestor
         else:
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
@@ -318,54 +309,7 @@ def _describe(
         name=name, version=version, function=function, input_types=input_types, ancestors=ancestors,
         context_parameter=context_parameter,
         options_model=create_model(f"{name}_options", __config__=ConfigDict(extra="forbid"), **options),
-        output_types=_outputs(hints.get("return"), name), pool=pool, attempts=attempts, timeout=timeout,
+        output_types=outputs(hints.get("return"), name), pool=pool, attempts=attempts, timeout=timeout,
         barrier=barrier, isolate=isolate, limits=limits, uses_model=model, prompts=prompts, module=function.__module__,
         path=os.path.abspath(function.__code__.co_filename),
     )  # fmt: skip
-
-
-def _is_body(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _ancestor(annotation: Any) -> Ancestor | None:
-    """What a parameter asks for; None for an option. A list, or what may be missing, has to be of a built-in kind (or
-    one made from `Body`): options may be lists of models too."""
-    if _is_body(annotation):
-        return Ancestor(kind_of(annotation), annotation)
-    parts = typing.get_args(annotation)
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType) and len(parts) == 2 and type(None) in parts:
-        inner, how = next(part for part in parts if part is not type(None)), "maybe"
-    elif typing.get_origin(annotation) is list and len(parts) == 1:
-        inner, how = parts[0], "all"
-    else:
-        return None
-    kind = isinstance(inner, type) and issubclass(inner, Body) and bool(inner.kind)
-    return Ancestor(kind_of(inner), inner, typing.cast(Any, how)) if kind else None
-
-
-def _record_types(annotation: Any, barrier: bool, name: str) -> tuple[type[BaseModel], ...]:
-    wanted: Any = annotation
-    if barrier:
-        inner = typing.get_args(annotation)
-        wanted = inner[0] if typing.get_origin(annotation) in (list, Sequence) and inner else None
-    several = typing.get_args(wanted) if typing.get_origin(wanted) in (typing.Union, types.UnionType) else (wanted,)
-    if all(_is_body(part) for part in several):
-        return several
-    needed = "list[SomeModel]" if barrier else "a pydantic model"
-    raise UsageError(f'operator "{name}": annotate its first parameter with {needed}')
-
-
-def _outputs(annotation: Any, name: str) -> tuple[type[BaseModel], ...]:
-    found: list[type[BaseModel]] = []
-
-    def walk(part: Any) -> None:
-        if _is_body(part):
-            found.append(part)
-        for inner in typing.get_args(part):
-            walk(inner)
-
-    walk(annotation)
-    if not found:
-        raise UsageError(f'operator "{name}": annotate what it returns, for example -> list[Question]')
-    return tuple(found)

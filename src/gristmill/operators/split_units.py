@@ -18,6 +18,7 @@ from gristmill.operators.documents_outline import Block, blocks
 from gristmill.operators.split_marks import PROSE, SENTENCE, SPACE, Mark, continues, cut
 from gristmill.operators.split_ruler import Ruler
 
+WINDOW = 64 * 1024  # characters that the splitter gets at once, where words or lines have no end
 OVERSIZE = 4  # times the size: what a table, code or a formula may be long and still stay whole
 
 
@@ -202,8 +203,36 @@ def _cut_plain(of: Measure, start: int, end: int, capacity: int, *, markdown: bo
     if not of.ruler.counts_characters:
         return cut(of.text, of.ruler, (start, end), capacity, PROSE)
     splitter = MarkdownSplitter(capacity, trim=False) if markdown else TextSplitter(capacity, trim=False)
-    offsets = [start + offset for offset, _ in splitter.chunk_indices(of.text[start:end])]
+    offsets = [
+        at + offset for at, to in _windows(of.text, start, end, capacity)
+        for offset, _ in splitter.chunk_indices(of.text[at:to])
+    ]  # fmt: skip
     return list(zip(offsets, [*offsets[1:], end], strict=True))
+
+
+def _windows(text: str, start: int, end: int, capacity: int) -> Iterator[tuple[int, int]]:
+    """All of it; in parts where there are words much longer than a chunk (encoded data, minified code) or lines without
+    an end, for the time that the splitter takes grows with the square of what it gets of such."""
+    width = max(WINDOW, 8 * capacity)
+    endless = end - start > width and (
+        max(map(len, text[start:end].split("\n"))) > width
+        or max(map(len, text[start:end].split()), default=0) > 2 * capacity
+    )
+    if endless:
+        while end - start > width:
+            stop = _good_end(text, start + width // 2, start + width)
+            yield start, stop
+            start = stop
+    yield start, end
+
+
+def _good_end(text: str, earliest: int, latest: int) -> int:
+    for mark in ("\n\n", "\n", "。", ". ", " "):
+        if (at := text.rfind(mark, earliest, latest)) >= 0:
+            return at + len(mark)
+    while latest > earliest + 1 and continues(text, latest):
+        latest -= 1
+    return latest
 
 
 def _trimmed(text: str, pieces: Sequence[tuple[int, int]], *, heads: bool = False) -> list[Span]:

@@ -2256,7 +2256,8 @@ export interface components {
         };
         /**
          * AuditEntry
-         * @description A call that may have changed something. `status` null: it is under way, or its process died.
+         * @description A call that may have changed something, or a login that failed (`caller` is "(unknown)"). `status` null: it is
+         *     under way, or its process died.
          */
         AuditEntry: {
             /** Address */

@@ -13,7 +13,15 @@ import { useWords } from "../../words";
 import { count } from "../../words/numbers";
 import type { By } from "./queue";
 
-export function AssignDialog({ run, name, by, close }: { run: number; name: string; by: By; close: () => void }): React.ReactNode {
+interface Props {
+  run: number;
+  name: string;
+  by: By;
+  again: () => void; // the desk claims anew
+  close: () => void;
+}
+
+export function AssignDialog({ run, name, by, again, close }: Props): React.ReactNode {
   const say = useWords();
   const given = useQuery(assignmentsQuery(run));
   const [people, setPeople] = useState("");
@@ -21,11 +29,15 @@ export function AssignDialog({ run, name, by, close }: { run: number; name: stri
   const [overlap, setOverlap] = useState("0");
   const reviewers = [...new Set(people.split(/[\n,，、]/).map((each) => each.trim()).filter(Boolean))];
   const assign = useMutation({
-    mutationFn: () => {
+    mutationFn: async () => {
+      await change("POST", "/reviews/release", { run: String(run) }); // what lies on this desk can be shared out too
       const wanted: Partial<Assign> = { run: String(run), reviewers, by, overlap: Number(overlap) / 100, ...(most ? { count: Number(most) } : {}) };
       return change<Assigned>("POST", "/reviews/assignments", wanted);
     },
-    onSuccess: () => void cache.invalidateQueries({ queryKey: ["review", run] }),
+    onSettled: () => {
+      void cache.invalidateQueries({ queryKey: ["review", run] });
+      again();
+    },
   });
   const shared = Object.values(assign.data?.given ?? {}).reduce((sum, n) => sum + n, 0);
   return (

@@ -94,7 +94,7 @@ function useMany(run: number | undefined, name: string, by: By): { buttons: Reac
     <>
       {action?.id != null && action.run === run && <BulkState key={action.id} id={action.id} ended={ended} />}
       {open === "all" && <DecideAll run={run} name={name} close={close} begun={setAction} />}
-      {open === "assign" && <AssignDialog run={run} name={name} by={by} close={close} />}
+      {open === "assign" && <AssignDialog run={run} name={name} by={by} again={ended} close={close} />}
     </>
   );
   return { buttons, below, round };
