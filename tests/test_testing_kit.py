@@ -208,7 +208,7 @@ async def test_careful(hostile_workers):
 
 async def test_stopped_and_starved(hostile_workers):
     faults = Faults(kill_after=0, kill_every=1.0, stop_every=0.2, starve=0.3, starve_for=3.0)
-    report, sent = await attack(hostile_workers, letters.careless, faults, count=30)
+    report, sent = await attack(hostile_workers, letters.careless, faults, count=14)
     assert report.stopped and report.killed
 
 async def test_unhurt(hostile_workers):

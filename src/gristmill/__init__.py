@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from gristmill import leaving as leaving
 from gristmill.version import __version__
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -34,12 +34,6 @@ from gristmill.workflow import Workflow
 ASKED = 24  # records of one file for which a step with a model makes its prompts; more are counted, not made
 WORDS_A_MENTION = 12  # about as dense as names are in prose
 ROW = 400  # bytes that the database needs for a record beside its body: keys, lineage, membership, indexes
-
-
-class KnowsAnswers(Protocol):
-    """A model that can look whether an answer was bought already (`LedgeredModel`)."""
-
-    async def known(self, request: Request) -> Answer | None: ...
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,7 @@ from gristmill.workflow import Workflow, kinds_of
 
 RUNS = statements("workflow")
 UNKNOWN_AGAIN = 2.0  # seconds until a task of a workflow that this process does not know is offered again
+AT_ONCE = 100  # records that are read or written before others have their turn
 NO_ROOM_AGAIN = 10.0  # seconds until a task is offered again that found the disk full
 KEY_VERSION = 1  # raise it when the key's recipe changes: everything would be made again
 
@@ -116,8 +118,7 @@ class RecordPerformer:
             raise no_room(error.message) if error.code == "F203" else error from error
         new = tuple(NewRecord(p.body, tuple(inputs.own[at].id for at in p.parents)) for p in produced)
         name = "degraded" if "degraded" in notes else "ok" if new else "empty"
-        for record in new:
-            _ = record.text  # refused here, where it costs this task and not its whole batch
+        await _write(new)
         work = Work(key, spec.operator.name, name, task.id, new, canonical_json(notes)[:4096] if notes else None)
         return Outcome(name, Result(work=work, key=key))
 
@@ -268,12 +269,22 @@ class RecordPerformer:
         if "error" in reply:
             await self.blobs.send(DIGEST.findall(reply["error"]["message"]))  # raw output that was kept
             raise error_from_json(reply["error"])
-        produced = [
-            Produced(parse_body(made.output_types, kind, body), tuple(parents))
-            for kind, body, parents in reply["result"]
-        ]
+        produced: list[Produced] = []
+        for kind, body, parents in reply["result"]:
+            produced.append(Produced(parse_body(made.output_types, kind, body), tuple(parents)))
+            if len(produced) % AT_ONCE == 0:
+                await asyncio.sleep(0)
         await self.blobs.send(DIGEST.findall(json.dumps(reply["result"])))
         return produced, reply["notes"]
+
+
+async def _write(new: Sequence[NewRecord]) -> None:
+    """Makes text and hash of each here, where what cannot be stored costs this task and not its whole batch. A book has
+    ten thousand chunks: meanwhile the loop answers others, and the beat process."""
+    for number, record in enumerate(new, 1):
+        _ = record.text, record.hash
+        if number % AT_ONCE == 0:
+            await asyncio.sleep(0)
 
 
 def _other_timeout(spec: StepSpec) -> float | None:

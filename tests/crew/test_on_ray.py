@@ -39,16 +39,18 @@ def cluster() -> Iterator[Any]:
 
 
 @asynccontextmanager
-async def kept(address: str, url: str) -> AsyncIterator[list[str]]:
-    """Two workers on that cluster; what was told."""
-    told: list[str] = []
+async def kept(address: str, url: str, told: list[str]) -> AsyncIterator[None]:
+    """Two workers on that cluster; what is said about them goes into `told`."""
     stopping = asyncio.Event()
     wish = Wish(
-        2, address, cpus=0.5, environment={"GRISTMILL_DATABASE_URL": url, "GRISTMILL_LEASE": "5", "GRISTMILL_BEAT": "1"}
+        2,
+        address,
+        cpus=0.5,
+        environment={"GRISTMILL_DATABASE_URL": url, "GRISTMILL_LEASE": "15", "GRISTMILL_BEAT": "2"},
     )
     keeping = asyncio.create_task(keep(wish, told.append, stopping))
     try:
-        yield told
+        yield
     finally:
         stopping.set()
         await keeping
@@ -60,6 +62,8 @@ async def kept(address: str, url: str) -> AsyncIterator[list[str]]:
 async def test_a_killed_worker_and_a_lost_node_are_replaced_and_the_end_drains(
     cluster: Any, database_url: str, pool: asyncpg.Pool[Any], watching: Callable[..., Awaitable[Any]]
 ) -> None:
+    told: list[str] = []
+
     async def two(without: set[int]) -> list[int]:
         found: list[int] = []
 
@@ -67,10 +71,14 @@ async def test_a_killed_worker_and_a_lost_node_are_replaced_and_the_end_drains(
             found[:] = await pool.fetchval(ALIVE) or []
             return len(found) == 2 and not without & set(found)
 
-        await until(there, 300)
+        try:
+            await until(there, 300)
+        except TimeoutError:
+            rows = await pool.fetch("select id, pid, state, cause, lease_until > clock_timestamp() as live from worker")
+            pytest.fail(f"{[tuple(row) for row in rows]}; told: {told}")
         return found
 
-    async with kept(cluster.address, database_url) as told:
+    async with kept(cluster.address, database_url, told):
         first = await two(set())
         os.kill(first[0], signal.SIGKILL)
         second = await two({first[0]})

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from gristmill.errors import Busy, ModelRefused, ModelUnavailable
+from gristmill.llm import calls
 from gristmill.llm.batch_jobs import Gathering
 from gristmill.llm.batched import BatchedModel
 from gristmill.llm.budget import Budgets, standing
@@ -72,7 +73,7 @@ async def all_answered(model: BatchedModel, count: int) -> list[Answer]:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_calls_wait_for_their_batch_and_get_the_same_answers_as_single_ones(
-    provider: str, batched: MakeBatched, model_server: ScriptedServer, open_ledger: MakeLedger
+    provider: str, batched: MakeBatched, model_server: ScriptedServer, open_ledger: MakeLedger, pool: Any
 ) -> None:
     model = batched(provider, gathering=Gathering(wait=60.0, size=5, beat=0.02))
     with pytest.raises(Busy, match=r"waiting for batch \d+ of ") as caught:
@@ -83,6 +84,9 @@ async def test_calls_wait_for_their_batch_and_get_the_same_answers_as_single_one
     assert answers[0].usage.input > 0
     stats = await model_server.stats()
     assert (stats["batches"], stats["questions"], stats["requests"]) == (1, [5], 0)
+    keys = [row["key"] for row in await pool.fetch("select encode(key, 'hex') as key from call")]
+    asked = [(await calls.find(pool, key))["request"]["messages"][-1]["parts"][0]["text"] for key in keys]
+    assert sorted(asked) == [f"question {n}" for n in range(5)]
     remote = protocol_class(provider)("scripted", provider=provider, base_url=model_server.base_url)
     single = LedgeredModel(remote, open_ledger())
     assert (await single.complete(ask("question 1"))).from_ledger  # it is the same purchase

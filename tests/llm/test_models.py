@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,3 +70,18 @@ def test_importing_and_opening_a_model_loads_nothing_that_it_does_not_need() -> 
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.thorough
+async def test_a_script_that_ends_right_after_its_last_answer_ends_well(model_server: ScriptedServer) -> None:
+    script = (
+        "import asyncio, gristmill\n"
+        "from pyreqwest.client import ClientBuilder\n"
+        "async def main():\n"
+        "    async with ClientBuilder().no_proxy().build() as client:\n"
+        f"        await (await client.get('{model_server.address}/stats').build().send()).json()\n"
+        "asyncio.run(main())\n"
+    )
+    for _ in range(20):  # without the wait one in five aborts
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
+        assert await process.wait() == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from gristmill.app import App
 from tests.llm.conftest import ScriptedServer
 from tests.scenarios.conftest import Home
 
@@ -79,8 +80,6 @@ async def test_a_plan_counts_and_stores_nothing(home: Home) -> None:
 
 
 async def test_a_paused_run_waits_says_so_and_goes_on(home: Home, database_url: str) -> None:
-    from gristmill.app import App
-
     async with App(database_url, home=home.home, workers=0) as app:
         await app.start("qa", [home.folder / "mill.md"], model="extractive")
     code, document = await home.json("stop")
@@ -92,8 +91,6 @@ async def test_a_paused_run_waits_says_so_and_goes_on(home: Home, database_url: 
 
 
 async def test_a_cancelled_run_keeps_what_it_has(home: Home, database_url: str) -> None:
-    from gristmill.app import App
-
     async with App(database_url, home=home.home, workers=0) as app:
         await app.start("qa", [home.folder / "mill.md"], model="extractive")
     code, out, _ = await home.call("stop", "--cancel")
@@ -155,15 +152,15 @@ async def test_an_unreachable_server_is_an_environment_problem(home: Home) -> No
 
 
 async def test_a_command_whose_run_is_paused_by_another_one_ends_and_says_so(
-    home: Home, model_server: ScriptedServer
+    home: Home, model_server: ScriptedServer, database_url: str
 ) -> None:
     await model_server.control(latency=3.0)
-    process = home.start("run", "mill.md", "--model", "openai:scripted")
-    async with asyncio.timeout(60):
-        while not (await model_server.stats())["active"]:
-            await asyncio.sleep(0.05)
-    code, _ = await home.json("stop")
-    assert code == 0
+    async with App(database_url, home=home.home, workers=0) as other:  # a command may start more slowly than this ends
+        process = home.start("run", "mill.md", "--model", "openai:scripted")
+        async with asyncio.timeout(60):
+            while not (await model_server.stats())["active"]:
+                await asyncio.sleep(0.05)
+        await (await other.last()).pause()
     _, err = await asyncio.to_thread(process.communicate, timeout=60)
     assert process.returncode == 4, err
     assert "paused: nothing lost" in err

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.llm.conftest import ScriptedServer
@@ -96,16 +97,15 @@ async def test_another_option_of_a_late_step_redoes_only_what_depends_on_it(
 
 
 async def test_the_tasks_of_a_killed_worker_are_handed_on_and_it_is_started_again(
-    make_home: Callable[..., Home], few_documents: Path, model_server: ScriptedServer, database_url: str
-) -> None:
-    await model_server.control(latency=0.3)
+    make_home: Callable[..., Home], few_documents: Path, model_server: ScriptedServer, database_url: str,
+    pool: asyncpg.Pool[Any],
+) -> None:  # fmt: skip
+    await model_server.control(latency=1.0)
     home = make_home(GRISTMILL_DATABASE_URL=database_url)
     process = home.start("run", str(few_documents), *RUN, "--json")
     await served(model_server, 50)
-    _, picture = await home.json("watch")
-    pids = [worker["pid"] for worker in picture["workers"] if worker["state"] == "alive"]
-    assert len(pids) == 2
-    os.kill(pids[0], signal.SIGKILL)
+    alive = await pool.fetch("select pid from worker where state = 'alive'")
+    os.kill(alive[0]["pid"], signal.SIGKILL)
     _, err = await asyncio.to_thread(process.communicate, timeout=100)
     assert process.returncode == 0, err
     stats = await model_server.stats()

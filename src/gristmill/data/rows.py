@@ -94,11 +94,6 @@ def parted(text: str) -> tuple[str, ...]:
     return tuple(parts) if text else ()
 
 
-def all_columns(row: Row) -> Mapping[str, Any]:
-    """Every column as a plain value."""
-    return {name: plain(getattr(row, name)) for name in COLUMNS}
-
-
 def plain(value: Any) -> Any:
     """Turns as objects of role, content and reasoning; everything else as it is."""
     if isinstance(value, tuple) and value and isinstance(value[0], Turn):

@@ -66,8 +66,8 @@ class Claims:
         self, pool: asyncpg.Pool[Any], line: asyncpg.Connection[Any] | None = None, *, hinted: bool = False
     ) -> list[tuple[Task, bool]]:
         """What can be begun now, and whether it has to run alone (a suspect). What needs nothing special is asked for
-        on `line`, if there is one. `hinted`: somebody has just enqueued something, so a rescan, which asks for other
-        things first, has another second's time."""
+        on `line`, if there is one. `hinted`: somebody has just enqueued something; while nothing is under way here, a
+        rescan, which asks for other things first, then has another second's time."""
         if self.unanswered:
             async with transaction(pool) as connection:
                 await queue.give_back(connection, self.claimer, "the reply to its claim was lost", self.unanswered)
@@ -75,7 +75,8 @@ class Claims:
         free = self.free()
         if not free:
             return []
-        rescan = time.monotonic() - self._rescanned > RESCAN * (1 + hinted)
+        soon = hinted and not any(self.busy.values())
+        rescan = time.monotonic() - self._rescanned > RESCAN * (1 + soon)
         if rescan:
             self._low.clear()
             self._limited = await queue.limited_pools(pool)
