@@ -99,8 +99,8 @@ async def test_what_is_degraded_is_asked_again_with_all_that_was_made_from_it(
     run = await app.start(find_workflow("relations"), [tmp_path / "texts"], model="mine")
     progress, _ = await hand.drain(run)
     assert {step.name: step.degraded for step in progress.steps if step.degraded} == {"extract": 2, "relate": 2}
-    other = await app.start(find_workflow("relations"), [tmp_path / "texts" / "ada.txt", tmp_path / "texts" / "bob.txt"],
-                            model="mine")  # fmt: skip
+    texts = tmp_path / "texts"
+    other = await app.start(find_workflow("relations"), [texts / "ada.txt", texts / "bob.txt"], model="mine")
     await hand.drain(other)
     shared = await members(other, "entities")
     before = await members(run, "entities")

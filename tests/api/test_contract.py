@@ -30,5 +30,5 @@ async def test_whatever_is_sent_gets_what_the_document_says(api: Api, tmp_path: 
         # What fits the document may still be refused: a crew that is not there, a time zone that nobody has.
         "--exclude-checks", "positive_data_acceptance",
     ]  # fmt: skip
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-20_000:]

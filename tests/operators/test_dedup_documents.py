@@ -49,7 +49,8 @@ async def test_what_says_nearly_the_same_is_marked_and_what_is_new_goes_on() -> 
     shout = MILL.upper().replace(". ", ".\n\n  ").replace(";", " -")
     longer = MILL + " Nobody lives there any more."
     found = await marks(
-        mill=MILL, again=shout, longer=longer, other=MILL.replace("stone", "roll").replace("turns", "drives"), none="", nothing="...", short="Two stones.", shorter="two stones",
+        mill=MILL, again=shout, longer=longer, other=MILL.replace("stone", "roll").replace("turns", "drives"),
+        none="", nothing="...", short="Two stones.", shorter="two stones",
     )  # fmt: skip
     assert found.pop("again") == ("mill", 1.0, "shingles")
     kept, share, _ = found.pop("longer")

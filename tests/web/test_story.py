@@ -86,7 +86,7 @@ def files(folder: Path) -> list[Path]:
 async def test_files_become_reviewed_rows_though_a_worker_is_killed_on_the_way(
     make_home: Callable[..., Home], model_server: ScriptedServer, open_page: Open, tmp_path: Path
 ) -> None:
-    await model_server.control(latency=0.6)
+    await model_server.control(latency=4.0)  # long enough to be killed in
     async with served(make_home(), model_server) as mill:
         page = await open_page(f"{mill.url}/start", accept_downloads=True)
         # Files in, and a plan before anything is spent.
@@ -100,7 +100,8 @@ async def test_files_become_reviewed_rows_though_a_worker_is_killed_on_the_way(
         run = int(page.url.rsplit("/", 1)[1])
         # It runs; a worker is killed in the middle of it.
         await page.locator(".screen-title .mark", has_text="running").wait_for()
-        await kill_one_at_work(mill)
+        await kill_one_at_work(mill, run)
+        await model_server.control(latency=0.3)
         found = await mill.ended(run)
         assert (found["state"], found["progress"]["failed"]) == ("completed", 0)
         await page.locator(".screen-title .mark", has_text="done").wait_for()
@@ -114,10 +115,12 @@ async def test_files_become_reviewed_rows_though_a_worker_is_killed_on_the_way(
         assert page.complaints == []
 
 
-async def kill_one_at_work(mill: Served) -> None:
+async def kill_one_at_work(mill: Served, run: int) -> None:
     async def at_work() -> Any:
+        asking = (await mill.json(f"/runs/{run}/tasks?state=running&stage=ask"))["items"]
+        busy = {row["worker"] for row in asking}
         workers = (await mill.json("/workers"))["items"]
-        return next((one for one in workers if one["state"] == "alive" and one["tasks"] > 0), None)
+        return next((one for one in workers if one["state"] == "alive" and one["name"] in busy), None)
 
     os.kill((await until(at_work))["pid"], signal.SIGKILL)
 
