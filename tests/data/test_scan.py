@@ -29,7 +29,8 @@ def names_of(*paths) -> list[str]:
 
 
 def test_a_folder_gives_its_files_sorted_and_without_the_hidden_ones(tmp_path):
-    make(tmp_path, "b.md", "a/z.txt", "a/b/c.md", ".hidden", ".git/config", ".gristmill/data", "a/.x", "~$lock.docx")
+    make(tmp_path, "b.md", "a/z.txt", "a/b/c.md", ".hidden", ".git/config", ".gristmill/data", "a/.x", "~$lock.docx",
+         "gristmill.toml")  # fmt: skip
     assert names_of(tmp_path) == ["a/b/c.md", "a/z.txt", "b.md"]
     found = list(scan([tmp_path]))
     assert found == list(scan([str(tmp_path)]))

@@ -1,8 +1,8 @@
 """Finds the input files below the paths that a user names.
 
 Nothing is passed over in silence: what cannot be read comes back as `Unreadable` with a reason, and the rest goes on.
-Only hidden files are left out, and folders that are links to another place inside the same input (their files are
-found where they really are).
+Only hidden files and our own settings are left out, and folders that are links to another place inside the same input
+(their files are found where they really are).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from gristmill.data.selection import folder_of, is_glob, pattern
 from gristmill.errors import InputError
 
 LITTER = ("Thumbs.db", "desktop.ini", "__MACOSX")  # hidden on the systems that they come from
+SETTINGS = "gristmill.toml"  # a project may lie beside its documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +206,8 @@ def _failure(name: str, path: Path, error: OSError) -> Unreadable:
 
 
 def left_out(entry: str) -> bool:
-    """Whether a file or folder of this name is hidden."""
-    return entry.startswith((".", "~$")) or entry in LITTER
+    """Whether a file or folder of this name is hidden, or holds settings of ours."""
+    return entry.startswith((".", "~$")) or entry in LITTER or entry == SETTINGS
 
 
 def storable_name(name: str) -> str:
