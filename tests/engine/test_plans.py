@@ -60,8 +60,8 @@ select id, 1, coalesce(token, gen_random_uuid()), run_id, 1, claimed_at, state
 from task where state in ('completed', 'failed', 'quarantined');
 insert into event select n, 'step.end', 1 + n % 20, null, n, 1, '{}', clock_timestamp()
 from generate_series(1, 200000) n;
-insert into counter select 1 + n % 20, n % 2, c, 50000
-from generate_series(1, 40) n, unnest(array['available', 'completed', 'running']) c on conflict do nothing;
+insert into counter select 1 + n % 20, n / 20, c, 50000 -- of one page, a plan that is kept would always read the whole
+from generate_series(0, 399) n, unnest(array['available', 'completed', 'running']) c;
 
 insert into worker (nonce, name, host, boot_id, pid, pid_started, pools, version, ttl, lease_until)
 select gen_random_uuid(), 'w', 'h', 'b', 1, 1, '{"*": 100}', 't', '1 hour', clock_timestamp() + interval '1 hour'
