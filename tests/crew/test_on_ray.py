@@ -19,7 +19,7 @@ import pytest
 from gristmill.crew.on_ray import Wish, keep
 from gristmill.errors import UsageError
 from tests.engine.conftest import until, watching
-from tests.scenarios.conftest import Home, make_home, model_server, scripted_server
+from tests.scenarios.conftest import Home, descendants, make_home, model_server, scripted_server
 
 __all__ = ["make_home", "model_server", "scripted_server", "watching"]
 HERE = importlib.util.find_spec("ray") is not None
@@ -83,9 +83,12 @@ async def test_a_killed_worker_and_a_lost_node_are_replaced_and_the_end_drains(
         os.kill(first[0], signal.SIGKILL)
         second = await two({first[0]})
         assert first[1] in second
-        node = cluster.list_all_nodes()[1]
+        below = {
+            node: set(descendants(node.all_processes["raylet"][0].process.pid)) for node in cluster.list_all_nodes()
+        }
+        node = next(node for node, pids in below.items() if second[0] in pids)
         cluster.remove_node(node, allow_graceful=False)
-        third = await two(set())
+        third = await two(below[node])
         assert any("2 of 2 workers run on Ray" in line for line in told)
     assert third
     assert await watching("select count(*) >= 2 from worker where state = 'stopped'")
