@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import secrets
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from gristmill.errors import InputError, TaskError, TransientError
 from gristmill.packs.capture import Capture, Redaction
 from gristmill.packs.output import LONGEST_TEXT, Unparsable, parse
+from gristmill.packs.relatives import Process, memory_of
 from gristmill.testing import MemoryBlobs
 from tests.packs.conftest import Load, run
 from tests.packs.test_actions import kept
@@ -158,6 +160,15 @@ print(len(held))
 """
     found = await run(load(program, runner="python", entry="do.py", limits={"memory": 300}))
     assert found.stdout == f"{100 * 2**20}\n"
+
+
+def test_memory_of_a_process_that_has_just_ended_does_not_count() -> None:
+    ended = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table
+    listed = Process(ended.pid, os.getpid(), ended.pid, zombie=False, memory=400 * 2**20)
+    assert memory_of([listed], 300 * 2**20) == 0
+    ended.wait()
+    assert memory_of([listed], 300 * 2**20) == 0
 
 
 async def test_a_program_that_ignores_sigterm_is_killed(load: Load) -> None:

@@ -21,7 +21,7 @@ from gristmill.errors import Busy, TransientError
 from gristmill.packs import launch
 from gristmill.packs.capture import Capture
 from gristmill.packs.pack import MIB, Bounds
-from gristmill.packs.relatives import Relatives, children, memory_of
+from gristmill.packs.relatives import Process, Relatives, children, memory_of
 
 LINGER = 0.5  # seconds for which output is still read when the program has ended and something else holds its pipe
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
@@ -143,12 +143,17 @@ class _Running:
             if len(family) > self.bounds.processes:
                 self._family.halt()  # before anything else: it may double while we think
                 return "processes"
-            if memory_of(family, self.bounds.memory * MIB) > self.bounds.memory * MIB:
+            # Twice: while we count, some may end, and what they shared is then counted for those that are left.
+            if self._uses_too_much(family) and self._uses_too_much(self._family.living()):
                 self._family.halt()
                 return "memory"
             many = len(family) > self.bounds.processes // 4
             # A machine with many processes has a long table; a family that grows is looked at more often.
             pause = max(LOOK / 5 if many else LOOK, 5 * (time.monotonic() - began))
+
+    def _uses_too_much(self, family: list[Process]) -> bool:
+        most = self.bounds.memory * MIB
+        return memory_of(family, most) > most
 
     async def end(self) -> None:
         """Ends the program, if it runs still, and everything it has started. Its last words are read."""

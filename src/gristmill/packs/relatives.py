@@ -126,8 +126,10 @@ def _proportional(process: Process) -> int:
     try:
         with open(f"/proc/{process.pid}/smaps_rollup") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+    except ProcessLookupError:
+        return 0  # it is ending: its memory is given back before its line leaves the table
     except (OSError, StopIteration, ValueError):
-        return process.memory
+        return process.memory if os.path.exists(f"/proc/{process.pid}") else 0
 
 
 def children() -> frozenset[int]:
