@@ -35,6 +35,9 @@ async def test_every_format_of_annotations_is_previewed_written_and_fetched(api:
         "yolo-obb",
     }  # fmt: skip
     runs = {"entities": await finished(api, SPANS, LINES, model=None), "boxes": await areas(api)}
+    for run in runs.values():
+        detail = await api.json(f"/api/runs/{run.name}")
+        assert (detail["reviewable"], detail["makes_rows"]) == (True, False)
     begun: dict[str, Any] = {}
     for one in formats:
         kind = "boxes" if "entities" not in one["kinds"] else "entities"

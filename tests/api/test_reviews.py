@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gristmill.data.annotations import Entities, Entity
-from gristmill.data.kinds import Chunk, Source, content_hash
+from gristmill.data.kinds import Chunk, Example, Source, content_hash
 from gristmill.operators.operator import Context, operator
 from gristmill.workflow import Workflow
 from tests.api.conftest import Api
@@ -16,6 +16,11 @@ from tests.api.finished import finished
 async def chunks(source: Source, ctx: Context) -> Chunk:
     text = (await ctx.blobs.read(source.blob)).decode()
     return Chunk(text=text, end=len(text))
+
+
+@operator("t_api_many")
+async def many(source: Source) -> list[Example]:
+    return [Example(question=f"Question {n}?", answer="Yes.") for n in range(201)]
 
 
 async def claimed(api: Api, run: Any, **more: Any) -> list[dict[str, Any]]:
@@ -63,6 +68,16 @@ async def test_a_decision_is_seen_everywhere_and_can_be_taken_back(api: Api) -> 
     assert (undone["state"], undone["before"]) == ("proposed", "accepted")
     nothing = await api.post("/api/reviews/undo", json={"run": run.name, "reviewer": "ada"})
     assert (nothing.status_code, nothing.json()["code"]) == (409, "V140")
+
+
+async def test_a_page_of_the_largest_size_is_followed_by_the_next_one(api: Api) -> None:
+    run = await finished(api, Workflow("t_api_many", [many]), {"a.txt": "a"}, model=None)
+    first = await api.json("/api/reviews", params={"run": run.name, "limit": 200})
+    assert (len(first["items"]), first["next"] is None) == (200, False)
+    rest = await api.json("/api/reviews", params={"run": run.name, "limit": 200, "after": first["next"]})
+    assert (len(first["items"]), len(rest["items"]), rest["next"]) == (200, 1, None)
+    seen = {one["record_id"] for one in first["items"] + rest["items"]}
+    assert len(seen) == 201
 
 
 async def test_an_edit_stands_in_the_rows_and_one_that_is_no_such_body_is_refused(api: Api) -> None:

@@ -5,36 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, cast
 
 from fastapi import Response
 from fastapi.responses import FileResponse
 
+from gristmill.api import single_tasks
 from gristmill.api.access import Caller
-from gristmill.api.bulk_runs import SQL
 from gristmill.api.bulk_shapes import ExportState, FormatInfo, Preview, WantedExport, WantedPreview
 from gristmill.api.problems import NotFound, Refused
+from gristmill.api.single_tasks import SingleTask
 from gristmill.app import App
 from gristmill.data.dataset import Steps
 from gristmill.data.export_formats import FORMATS, Format, Options, find_format, layout_of, row_format
 from gristmill.data.export_select import balanced, filtered, paired
 from gristmill.data.export_shapes import Entry
 from gristmill.data.rows import Row
-from gristmill.db.database import transaction
-from gristmill.db.statements import statements
-from gristmill.engine import queue, workflow
-from gristmill.engine.queue import NewTask
-from gristmill.engine.workflow import NewRun, Step
 from gristmill.errors import UsageError
 from gristmill.exporting import EXPORT_WRITE, export_options
 from gristmill.review.label_studio.run_exports import NAMES, annotation_options, preview_annotations
-from gristmill.run import WHY, Run
+from gristmill.run import Run
 
-WORKFLOW = "(exports)"  # no workflow is called so: lists of runs leave them out
-KEY = b"export".ljust(32, b"\0")  # of the one task of such a run: it is found by it
-RUNS = statements("workflow")
+FAMILY = "(exports)"
 BINARY = ("parquet",)
 
 
@@ -117,45 +110,32 @@ async def begin(app: App, run: Run, wanted: WantedExport, caller: Caller) -> Exp
     options = plain_options(wanted)
     payload = {"run": run.id, "format": wanted.format, "options": options, "by": caller.name}
     said = {"run": run.id, "run_name": run.name, "format": wanted.format, "options": options, "by": caller.name}
-    new = NewRun(
-        "export", WORKFLOW, (Step("export", EXPORT_WRITE),), {"name": "export", "steps": [], "said": said}, None,
-        app.settings.project,
-    )  # fmt: skip
-    async with transaction(app.pool) as connection:
-        number, _ = await workflow.find_or_create(connection, new)
-        await queue.enqueue(connection, [NewTask(number, EXPORT_WRITE, payload=json.dumps(payload), key=KEY)])
-        await connection.execute(RUNS["reseal"], number)
-    await queue.hint(app.pool)
-    await app.start_crew()
-    return await export(app, number)
+    return await export(app, await single_tasks.begin(app, FAMILY, "export", EXPORT_WRITE, said, payload))
 
 
 async def export(app: App, number: int) -> ExportState:
     """How an export stands. Raises `NotFound` A404."""
-    row = await app.pool.fetchrow(SQL["export"], app.settings.project, number, WORKFLOW)
-    if row is None:
+    found = await single_tasks.find(app, FAMILY, number)
+    if found is None:
         raise NotFound(f"there is no export {number}", hint="those there are: GET /api/exports")
-    said = json.loads(row["definition"]).get("said", {})
-    value: dict[str, Any] = json.loads(row["value"]) if row["value"] else {}
-    state = {"available": "waiting", "quarantined": "failed"}.get(row["state"], row["state"]) or row["run_state"]
-    held = None
-    if state == "waiting":
-        reasons = await app.pool.fetch(WHY["held_by"], number, row["task_id"])
-        held = reasons[0]["reason"] if reasons else None
-    return ExportState(
-        id=number, run=said.get("run"), run_name=said.get("run_name"), format=said.get("format", ""),
-        options=said.get("options", {}), state=state, created_at=row["created_at"], ended_at=row["ended_at"],
-        rows=value.get("rows"), bytes=value.get("bytes"), name=value.get("name"), sha256=value.get("blob"),
-        splits=value.get("splits", {}), files=value.get("files", []), images=value.get("images", 0),
-        file=f"/api/exports/{number}/file" if value else None, held_by=held, by=said.get("by"),
-        error=f"{row['code']}: {row['message']}" if row["message"] and not value else None,
-    )  # fmt: skip
+    return _shown(found)
 
 
 async def listed(app: App, before: int | None, limit: int) -> list[ExportState]:
     """Exports that were asked for, the newest first."""
-    rows = await app.pool.fetch(SQL["runs"], app.settings.project, WORKFLOW, before, limit, None)
-    return [await export(app, row["id"]) for row in rows]
+    return [_shown(one) for one in await single_tasks.listed(app, FAMILY, before, limit)]
+
+
+def _shown(found: SingleTask) -> ExportState:
+    said, value = found.said, found.value or {}
+    return ExportState(
+        id=found.id, run=said.get("run"), run_name=said.get("run_name"), format=said.get("format", ""),
+        options=said.get("options", {}), state=found.state, created_at=found.created_at, ended_at=found.ended_at,
+        rows=value.get("rows"), bytes=value.get("bytes"), name=value.get("name"), sha256=value.get("blob"),
+        splits=value.get("splits", {}), files=value.get("files", []), images=value.get("images", 0),
+        file=f"/api/exports/{found.id}/file" if value else None, held_by=found.held_by, by=said.get("by"),
+        error=found.error,
+    )  # fmt: skip
 
 
 async def file(app: App, number: int) -> Response:

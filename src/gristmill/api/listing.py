@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from gristmill.api.shapes import cursor
+from gristmill.api.shapes import Page, cursor, place
 from gristmill.data.filter import Kind, holds, parse_filter
 
 T = TypeVar("T")
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> int | None: ...
+
+
+Numbered = TypeVar("Numbered", bound=_HasId)
 AT_ONCE = 1_000  # rows read at once where a filter may drop most of them
 MOST = 20_000  # rows looked at for one page: a filter that fits nothing must not read a whole table
 
@@ -22,6 +30,15 @@ def condition(text: str | None, columns: Mapping[str, Kind]) -> Callable[[Mappin
         return lambda row: True
     node = parse_filter(text, columns)
     return lambda row: holds(node, row.get) is True
+
+
+async def newest_first(
+    read: Callable[[int | None, int], Awaitable[list[Numbered]]], after: str | None, limit: int
+) -> Page[Numbered]:
+    """A page of what has a number, from the largest on. `read(before, n)` gives the next n below a number."""
+    behind = place(after, int)
+    found = await read(behind[0] if behind else None, limit + 1)
+    return Page(items=found[:limit], next=cursor(found[limit - 1].id) if len(found) > limit else None)
 
 
 async def page_of(

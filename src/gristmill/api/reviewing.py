@@ -8,18 +8,16 @@ from typing import Any, TypeVar
 from gristmill.api.access import Caller
 from gristmill.api.problems import NotFound, Refused
 from gristmill.api.review_shapes import Decided, Decision, Editor, ReviewPiece, WaitingPieces
-from gristmill.api.run_views import find_run
+from gristmill.api.run_views import find_run, reviewable
 from gristmill.app import App
 from gristmill.data.annotations import ANNOTATIONS
-from gristmill.data.kinds import kind_of
 from gristmill.data.records import load
 from gristmill.errors import UsageError
 from gristmill.review.decisions import SQL, decide, run_of
 from gristmill.review.label_studio.editor import edited_body, editor_task
-from gristmill.review.pieces import REVIEWABLE, Piece
+from gristmill.review.pieces import Piece
 from gristmill.review.queues import Review
 from gristmill.run import Run
-from gristmill.workflow import Workflow
 
 T = TypeVar("T")
 CONFLICTS = ("V110", "V130", "V140")
@@ -53,9 +51,12 @@ async def told(work: Awaitable[T]) -> T:
 
 
 async def review_of(app: App, run: str) -> tuple[Run, Review]:
-    """A run and its review. Raises `NotFound`, `UsageError` V105 for a workflow that makes nothing to review."""
+    """A run and its review, with what it has made until now. Raises `NotFound`, `UsageError` V105 for a workflow that
+    makes nothing to review."""
     found = await find_run(app, run)
-    return found, Review.of(found)
+    review = Review.of(found)
+    await review.look()
+    return found, review
 
 
 async def waiting(app: App) -> list[WaitingPieces]:
@@ -65,18 +66,9 @@ async def waiting(app: App) -> list[WaitingPieces]:
         pieces = min(row["pieces"], COUNTED)
         if pieces:
             made.append(WaitingPieces(run=row["run"], name=row["name"], pieces=pieces, more=row["pieces"] > COUNTED))
-        elif not row["looked"] and row["state"] in ("completed", "partial") and _reviewable(row["definition"]):
+        elif not row["looked"] and row["state"] in ("completed", "partial") and reviewable(row["definition"]):
             made.append(WaitingPieces(run=row["run"], name=row["name"], pieces=None))
     return made
-
-
-def _reviewable(definition: str) -> bool:
-    """Whether the workflow makes what people review, as far as this process knows its operators."""
-    try:
-        steps = Workflow.from_definition(definition).steps
-    except (UsageError, KeyError, TypeError):
-        return False
-    return any(kind_of(one) in REVIEWABLE for spec in steps for one in spec.operator.output_types)
 
 
 async def shown(run: Run, pieces: Sequence[Piece], *, editor: bool) -> list[ReviewPiece]:

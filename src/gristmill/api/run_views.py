@@ -9,14 +9,17 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias, cast
 
 import asyncpg
+from pydantic import BaseModel
 
 from gristmill.api.problems import NotFound
 from gristmill.api.run_shapes import Counts, Money, RunDetail, RunSummary, Stage
 from gristmill.app import App
 from gristmill.data.dataset import Steps
+from gristmill.data.kinds import kind_of
 from gristmill.db.statements import statements
 from gristmill.engine.workflow import ENDED
 from gristmill.errors import UsageError
+from gristmill.review.pieces import REVIEWABLE
 from gristmill.run import WHY, Run
 from gristmill.workflow import Workflow
 
@@ -87,21 +90,25 @@ async def detail(app: App, row: Any) -> RunDetail:
     run_id = row["id"]
     unreadable = await app.pool.fetchval(statements("workflow")["count_unreadable"], run_id)
     before = await app.pool.fetch(WHY["waits_for"], run_id)
-    making = _making(row["definition"])
     return RunDetail(
         **summary.model_dump(), stages=await stages(app, row), inputs=json.loads(row["inputs"])[:1000],
         waits_for=[f"{one['name'] or one['id']} ({one['state'] or 'gone'})" for one in before], unreadable=unreadable,
-        makes_rows=making, reviewable=making, command=f"gristmill watch {row['name']}",
+        makes_rows=bool(Steps.of(made_by(row["definition"])).making), reviewable=reviewable(row["definition"]),
+        command=f"gristmill watch {row['name']}",
     )  # fmt: skip
 
 
-def _making(definition: str) -> bool:
-    """Whether the workflow makes rows of a dataset, as far as this process knows its operators."""
+def made_by(definition: str) -> list[Sequence[type[BaseModel]]]:
+    """What each step of a workflow makes; nothing where this process does not know its operators."""
     try:
-        flow = Workflow.from_definition(definition)
+        return [spec.operator.output_types for spec in Workflow.from_definition(definition).steps]
     except (UsageError, KeyError, TypeError):  # also a bulk action or an export, which are runs of no workflow
-        return False
-    return bool(Steps.of([spec.operator.output_types for spec in flow.steps]).making)
+        return []
+
+
+def reviewable(definition: str) -> bool:
+    """Whether a workflow makes what people review, as far as this process knows its operators."""
+    return any(kind_of(one) in REVIEWABLE for types in made_by(definition) for one in types)
 
 
 def _fields(row: Any) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from gristmill.review.states import STATES
 By: TypeAlias = Literal["score", "disagreement", "random", "changed"]
 ORDERS = ("score", "disagreement", "random", "changed")
 LEASE = 600.0  # seconds that a piece stays before a person who does nothing
-MOST = 200  # pieces at once
+MOST = 200  # pieces that are claimed at once
+MOST_SHOWN = 1_000  # pieces that are looked at once
 MANY = 1000  # new pieces after which the server looks at the tables anew
 EVERY = 2**62  # pieces, when all of them are meant
 Connection: TypeAlias = "asyncpg.Connection[Any]"
@@ -212,7 +213,7 @@ class Review:
         `record_id`. Raises `UsageError` V106."""
         if state is not None and state not in STATES:
             raise _unfit(f'"{state}" is no state', f"one of: {', '.join(STATES)}")
-        _check("score", kind, limit, 1.0, LEASE)
+        _check("score", kind, limit, 1.0, LEASE, most=MOST_SHOWN)
         ids = list(records) if records is not None else None
         rows = await self.pool.fetch(SQL["pieces"], self.run_id, ids, state, kind, after, assignee, limit, None)
         return await self._with_sources(rows, {})
@@ -301,13 +302,13 @@ def _piece(row: Any, held: Any) -> Piece:
     )  # fmt: skip
 
 
-def _check(by: str, kind: str | None, limit: int, sample: float, lease: float) -> None:
+def _check(by: str, kind: str | None, limit: int, sample: float, lease: float, most: int = MOST) -> None:
     if by not in ORDERS:
         raise _unfit(f'"{by}" is no order', f"one of: {', '.join(ORDERS)}")
     if kind is not None and kind not in REVIEWABLE:
         raise _unfit(f'"{kind}" is no kind that people review', f"one of: {', '.join(REVIEWABLE)}")
-    if not 1 <= limit <= MOST:
-        raise _unfit(f"{limit} pieces at once", f"from 1 to {MOST}")
+    if not 1 <= limit <= most:
+        raise _unfit(f"{limit} pieces at once", f"from 1 to {most:,}")
     if not 0 < sample <= 1:
         raise _unfit(f"a sample of {sample}", "a share above 0 and up to 1")
     if not 1 <= lease <= 86_400:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import Response
 
 from gristmill.api import bulk_runs
 from gristmill.api.bulk_shapes import ActionState, WantedAction
+from gristmill.api.listing import newest_first
 from gristmill.api.problems import Refused
 from gristmill.api.routing import role
 from gristmill.api.routing import router as new_router
 from gristmill.api.run_views import find_run
-from gristmill.api.shapes import After, Asking, Id, Limit, OpenApp, Page, cursor, place
+from gristmill.api.shapes import After, Asking, Id, Limit, OpenApp, Page
 
 router = new_router("actions")
 
@@ -33,10 +36,7 @@ async def start_action(wanted: WantedAction, app: OpenApp, caller: Asking, respo
 @router.get("/actions")
 async def actions(app: OpenApp, after: After = None, limit: Limit = 50) -> Page[ActionState]:
     """Bulk actions, the newest first."""
-    behind = place(after, int)
-    found = await bulk_runs.actions(app, behind[0] if behind else None, limit + 1)
-    more = len(found) > limit
-    return Page(items=found[:limit], next=cursor(found[limit - 1].id) if more else None)
+    return await newest_first(partial(bulk_runs.actions, app), after, limit)
 
 
 @router.get("/actions/{id}")

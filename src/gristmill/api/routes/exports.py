@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import Response
 
 from gristmill.api import exports
 from gristmill.api.bulk_shapes import ExportState, FormatInfo, Preview, WantedExport, WantedPreview
+from gristmill.api.listing import newest_first
 from gristmill.api.routing import role
 from gristmill.api.routing import router as new_router
 from gristmill.api.run_views import find_run
-from gristmill.api.shapes import After, Asking, Id, Limit, OpenApp, Page, cursor, place
+from gristmill.api.shapes import After, Asking, Id, Limit, OpenApp, Page
 
 router = new_router("exports")
 
@@ -36,9 +39,7 @@ async def start_export(wanted: WantedExport, app: OpenApp, caller: Asking) -> Ex
 @router.get("/exports")
 async def list_exports(app: OpenApp, after: After = None, limit: Limit = 20) -> Page[ExportState]:
     """Exports that were asked for, the newest first."""
-    behind = place(after, int)
-    found = await exports.listed(app, behind[0] if behind else None, limit + 1)
-    return Page(items=found[:limit], next=cursor(found[limit - 1].id) if len(found) > limit else None)
+    return await newest_first(partial(exports.listed, app), after, limit)
 
 
 @router.get("/exports/{id}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from gristmill.api import exchanges
 from gristmill.api.exchanges import Exchange, WantedExchange
+from gristmill.api.listing import newest_first
 from gristmill.api.routing import router as new_router
 from gristmill.api.run_views import find_run
-from gristmill.api.shapes import After, Asking, Id, Limit, OpenApp, Page, cursor, place
+from gristmill.api.shapes import After, Asking, Id, Limit, OpenApp, Page
 
 router = new_router("reviews")
 
@@ -26,9 +29,7 @@ async def pull_annotations(wanted: WantedExchange, app: OpenApp, caller: Asking)
 @router.get("/label-studio")
 async def list_exchanges(app: OpenApp, after: After = None, limit: Limit = 20) -> Page[Exchange]:
     """Pushes and pulls, the newest first."""
-    behind = place(after, int)
-    found = await exchanges.listed(app, behind[0] if behind else None, limit + 1)
-    return Page(items=found[:limit], next=cursor(found[limit - 1].id) if len(found) > limit else None)
+    return await newest_first(partial(exchanges.listed, app), after, limit)
 
 
 @router.get("/label-studio/{id}")

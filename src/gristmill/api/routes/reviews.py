@@ -46,9 +46,7 @@ async def list_reviews(
     found, review = await review_of(app, run)
     behind = place(after, int)
     pieces = await told(
-        review.pieces(
-            state=state, kind=kind, assignee=assignee, after=behind[0] if behind else 0, limit=min(limit + 1, 200)
-        )
+        review.pieces(state=state, kind=kind, assignee=assignee, after=behind[0] if behind else 0, limit=limit + 1)
     )
     more = len(pieces) > limit
     shown = await reviewing.shown(found, pieces[:limit], editor=False)
@@ -110,7 +108,6 @@ async def undo_last(wanted: shapes.UndoLast, app: OpenApp, caller: Asking) -> De
 async def one_review(record: Id, app: OpenApp, run: OfRun, editor: bool = False) -> ReviewPiece:
     """One piece of a run's queue, without a claim."""
     found, review = await review_of(app, run)
-    await review.look()
     pieces = await told(review.pieces(records=[record], limit=1))
     if not pieces:
         raise NotFound(f"record {record} is not in the queue of {found.name}", hint="GET /api/reviews?run=")

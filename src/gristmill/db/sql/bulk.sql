@@ -1,4 +1,4 @@
--- Bulk actions and exports that were asked for: runs of their own, of the workflows "(bulk)" and "(exports)".
+-- Bulk actions, exports and exchanges that were asked for: runs of their own, of "(bulk)", "(exports)", "(label-studio)".
 
 -- name: runs
 -- $1 project, $2 workflow, $3 before this id, $4 rows, $5 this one alone.
@@ -6,8 +6,8 @@ select id, name, state, definition, created_at, ended_at from run
 where project = $1 and workflow = $2 and ($3::bigint is null or id < $3) and ($5::bigint is null or id = $5)
 order by id desc limit $4;
 
--- name: export
--- The task of an export with what it returned, or why it failed. $1 project, $2 the run, $3 workflow.
+-- name: single
+-- The one task of such a run with what it returned, or why it failed. $1 project, $2 the run, $3 workflow.
 select r.id, r.name, r.state as run_state, r.definition, r.created_at, r.ended_at, t.id as task_id, t.state, x.value,
     a.code, a.message
 from run r
