@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import shutil
 import time
 from collections import defaultdict
@@ -13,10 +12,8 @@ from pathlib import Path
 
 from gristmill.api.problems import Refused
 from gristmill.api.run_views import PAGES
-from gristmill.api.uploads import upload_folder
+from gristmill.api.uploads import NAME, PARTIAL, upload_folder
 from gristmill.app import App
-
-_NAME = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,7 @@ async def every(app: App) -> list[Kept]:
 def _look(root: Path) -> list[tuple[str, int, int, float]]:
     found = []
     for folder in root.iterdir() if root.is_dir() else ():
-        if not _NAME.fullmatch(folder.name):
+        if not NAME.fullmatch(folder.name):
             continue
         try:
             sizes = [path.stat().st_size for path in folder.iterdir()]
@@ -85,7 +82,7 @@ async def prune(app: App, days: float) -> list[Kept]:
 
 def _drop(folder: Path) -> None:
     """First out of sight in one step, so that nobody starts a run over half of it."""
-    gone = folder.with_name(f"partial-{folder.name}")
+    gone = folder.with_name(PARTIAL + folder.name)
     try:
         folder.rename(gone)
     except FileNotFoundError:

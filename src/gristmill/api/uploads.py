@@ -30,6 +30,7 @@ LONGEST_NAME = 255  # bytes
 LARGEST_HEADER = 16 * 1024  # bytes before each file
 LEFTOVER = 86_400.0  # seconds after which an upload that was never finished is swept away
 PARTIAL = "partial-"
+NAME = re.compile("[0-9a-f]{32}")  # of a complete upload's folder
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -45,7 +46,7 @@ class Stored:
 async def upload_folder(app: App, upload: str) -> Path:
     """The folder of an upload, to be given to a run as its source. Raises `NotFound`."""
     folder = app.settings.home / "uploads" / upload
-    if not re.fullmatch("[0-9a-f]{32}", upload) or not await asyncio.to_thread(folder.is_dir):
+    if not NAME.fullmatch(upload) or not await asyncio.to_thread(folder.is_dir):
         raise NotFound("there is no such upload", hint="POST /api/uploads gives its name", safe="nothing was changed")
     return folder
 
