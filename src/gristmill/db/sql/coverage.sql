@@ -18,8 +18,9 @@ with recursive below as (
     union
     select b.top, child.id, b.distance + 1, coalesce(b.cell, child.id)
     from below b cross join lateral (
-        select l.record_id as id from lineage l where l.parent_id = b.id and exists (
-            select 1 from run_record rr where rr.run_id = $1 and rr.step = any ($2::smallint[]) and rr.record_id = l.record_id)
+        select l.record_id as id from (select record_id from lineage where parent_id = b.id offset 0) as l where exists (
+            select 1 from run_record rr
+            where rr.run_id = $1 and rr.step = any ($2::smallint[]) and rr.record_id = l.record_id offset 0)
         offset 0) as child
     where b.distance < 10)
 select top, id, distance, cell from below where distance > 0 limit $4;

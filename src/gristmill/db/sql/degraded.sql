@@ -47,7 +47,7 @@ with recursive below as (
     select l.record_id from below b cross join lateral (
         select record_id from lineage where parent_id = b.id offset 0) as l
     where exists (select 1 from run_record rr
-                  where rr.run_id = $1 and rr.step = any ($3::smallint[]) and rr.record_id = l.record_id))
+                  where rr.run_id = $1 and rr.step = any ($3::smallint[]) and rr.record_id = l.record_id offset 0))
 select id from below;
 
 -- name: leave

@@ -5,9 +5,10 @@
 -- that it names. One that another one was made from (a vote of a panel) is `voted`. `offset 0` keeps look-ups by key.
 select a.id, a.subject_hash, subject.id as subject_id, member.item, member.place, review.state,
     coalesce(review.revision_id, a.id) as standing_id,
-    exists (select 1 from lineage l join record later on later.id = l.record_id and later.kind = $3
-        where l.parent_id = a.id and exists (select 1 from run_record rr
-            where rr.run_id = $1 and rr.step = any ($2::smallint[]) and rr.record_id = later.id)) as voted
+    exists (select 1 from (select record_id from lineage where parent_id = a.id offset 0) as l
+        cross join lateral (select id, kind from record where id = l.record_id offset 0) as later
+        where later.kind = $3 and exists (select 1 from run_record rr
+            where rr.run_id = $1 and rr.step = any ($2::smallint[]) and rr.record_id = later.id offset 0) offset 0) as voted
 from (select distinct on (rr.record_id) rr.record_id, i.name as item, rr.place
       from run_record rr left join item i on i.id = rr.item_id
       where rr.run_id = $1 and rr.step = any ($2::smallint[]) and (rr.item_id = 0 or i.state = 'active')
@@ -21,8 +22,8 @@ cross join lateral (
         union
         select p.id, p.hash, u.distance + 1
         from up u cross join lateral (
-            select r.id, r.hash from lineage l join record r on r.id = l.parent_id
-            where l.record_id = u.id offset 0) as p
+            select r.id, r.hash from (select parent_id from lineage where record_id = u.id offset 0) as l
+                cross join lateral (select id, hash from record where id = l.parent_id offset 0) as r) as p
         where u.distance < 16)
     select id from up where hash = decode(a.subject_hash, 'hex') order by distance, id limit 1) as subject
 left join review on review.record_id = a.id
@@ -64,7 +65,9 @@ cross join lateral (
 with recursive up as (
     select $1::bigint as id, 0 as distance
     union
-    select l.parent_id, u.distance + 1 from up u join lineage l on l.record_id = u.id where u.distance < 16)
+    select l.parent_id, u.distance + 1
+    from up u cross join lateral (select parent_id from lineage where record_id = u.id offset 0) as l
+    where u.distance < 16)
 select r.id from up join record r on r.id = up.id where r.hash = $2 order by up.distance, r.id limit 1;
 
 -- name: lock_project

@@ -1,7 +1,10 @@
 -- Records, lineage and the work that made them. Insert only: "editing" a record makes another one.
+-- `offset 0` keeps look-ups by key what they are: a plan made while the tables were empty would read them whole, until
+-- they are analyzed for the first time.
 
 -- name: known_work
-select key, outcome from work where key = any ($1::bytea[]);
+select w.key, w.outcome
+from unnest($1::bytea[]) as g (key) cross join lateral (select key, outcome from work where key = g.key offset 0) as w;
 
 -- name: save_work
 insert into work (key, kind, outcome, notes, task_id)
@@ -19,7 +22,10 @@ on conflict (work_key, ordinal) do nothing
 returning id, work_key, ordinal;
 
 -- name: records_of_work
-select id, work_key, ordinal, kind from record where work_key = any ($1::bytea[]) order by work_key, ordinal;
+select r.id, r.work_key, r.ordinal, r.kind
+from unnest($1::bytea[]) as g (key)
+cross join lateral (select id, work_key, ordinal, kind from record where work_key = g.key offset 0) as r
+order by r.work_key, r.ordinal;
 
 -- name: save_lineage
 insert into lineage (record_id, parent_id, ordinal)
@@ -38,11 +44,12 @@ on conflict do nothing;
 delete from run_record where run_id = $1 and step >= $2;
 
 -- name: load
-select id, kind, hash, body from record where id = any ($1::bigint[]);
+select r.id, r.kind, r.hash, r.body
+from unnest($1::bigint[]) as g (id)
+cross join lateral (select id, kind, hash, body from record where record.id = g.id offset 0) as r;
 
 -- name: load_families
--- The records themselves and all their ancestors, each once: of which of them ($1), and how far away. `offset 0` keeps
--- every step a look-up by key: a plan made while the tables were empty would read them whole for ever.
+-- The records themselves and all their ancestors, each once: of which of them ($1), and how far away.
 with recursive family as (
     select root, root as id, 0 as distance from unnest($1::bigint[]) as root
     union
@@ -67,10 +74,12 @@ order by member.name, member.place, r.id;
 
 -- name: dataset
 -- One row for each example, conversation and test item of steps $2, in the order of the inputs and of their text. The
--- last of a chain of revisions is the row; what a person has edited stands as he left it. Marks of steps $3 (duplicates, rejections) on one of them leave it out, unless
--- $5; those on what it came from are looked up by `marks_of`, once for all rows that share it: a document may have ten
--- thousand children. Its score is the newest evaluation or judgement of steps $4 of the nearest revision.
+-- last of a chain of revisions is the row; what a person has edited stands as he left it. Marks of steps $3 (duplicates,
+-- rejections) on one of them leave it out, unless $5; those on what it came from are looked up by `marks_of`, once for
+-- all rows that share it: a document may have ten thousand children. Its score is the newest evaluation or judgement of
+-- steps $4 of the nearest revision.
 -- Everything beside the order is looked up by key for one row at a time: constant memory, however many rows there are.
+-- `offset 0` keeps it so where the planner knows nothing yet: a run may end before its tables are first analyzed.
 select e.id as record_id, e.kind, e.body, encode(e.work_key, 'hex') as work_key, member.name as item, e.review, e.reviewer,
     family.chunk_id, family.document_id, family.source_id, family.question_id, family.above, mark.reason as left_out, score.value as score
 from (select distinct_member.* from (
@@ -90,8 +99,8 @@ cross join lateral (
         union
         select p.id, p.kind, f.distance + 1
         from family f cross join lateral (
-            select r.id, r.kind from lineage l join record r on r.id = l.parent_id
-            where l.record_id = f.id offset 0) as p
+            select r.id, r.kind from (select parent_id from lineage where record_id = f.id offset 0) as l
+                cross join lateral (select id, kind from record where id = l.parent_id offset 0) as r) as p
         where f.distance < 16)
     select array_agg(distinct id) filter (where kind <> e.kind) as above,
         array_agg(id order by distance) filter (where kind = e.kind) as revisions,
@@ -103,24 +112,25 @@ cross join lateral (
 left join lateral (
     select case m.kind when 'duplicate' then 'duplicate'
         else concat_ws(': ', m.body::json ->> 'rule', m.body::json ->> 'reason') end as reason
-    from lineage l join record m on m.id = l.record_id and m.kind in ('duplicate', 'rejection')
-    where l.parent_id = any (family.revisions) and l.ordinal = 0
-        and exists (select 1 from run_record rr
-            where rr.run_id = $1 and rr.step = any ($3::smallint[]) and rr.record_id = m.id)
+    from (select record_id from lineage where parent_id = any (family.revisions) and ordinal = 0 offset 0) as l
+        cross join lateral (select id, kind, body from record where id = l.record_id offset 0) as m
+    where m.kind in ('duplicate', 'rejection') and exists (select 1 from run_record rr
+        where rr.run_id = $1 and rr.step = any ($3::smallint[]) and rr.record_id = m.id offset 0)
     order by m.id limit 1) as mark on cardinality($3::smallint[]) > 0
 left join lateral (
     select coalesce(v.body::json ->> 'overall', v.body::json ->> 'score')::float8 as value
-    from lineage l join record v on v.id = l.record_id and v.kind in ('evaluation', 'judgement')
-    where l.parent_id = any (family.revisions) and l.ordinal = 0
-        and exists (select 1 from run_record rr
-            where rr.run_id = $1 and rr.step = any ($4::smallint[]) and rr.record_id = v.id)
+    from (select record_id, parent_id from lineage
+          where parent_id = any (family.revisions) and ordinal = 0 offset 0) as l
+        cross join lateral (select id, kind, body from record where id = l.record_id offset 0) as v
+    where v.kind in ('evaluation', 'judgement') and exists (select 1 from run_record rr
+        where rr.run_id = $1 and rr.step = any ($4::smallint[]) and rr.record_id = v.id offset 0)
     order by array_position(family.revisions, l.parent_id), v.id desc limit 1) as score on cardinality($4::smallint[]) > 0
 where ($5 or mark.reason is null)
     and not exists (
-        select 1 from lineage l join record later on later.id = l.record_id and later.kind = e.kind
-        where l.parent_id = member.record_id and l.ordinal = 0
-            and exists (select 1 from run_record rr
-                where rr.run_id = $1 and rr.step = any ($2::smallint[]) and rr.record_id = later.id))
+        select 1 from (select record_id from lineage where parent_id = member.record_id and ordinal = 0 offset 0) as l
+            cross join lateral (select id, kind from record where id = l.record_id offset 0) as later
+        where later.kind = e.kind and exists (select 1 from run_record rr
+            where rr.run_id = $1 and rr.step = any ($2::smallint[]) and rr.record_id = later.id offset 0) offset 0)
 order by member.name, member.place, member.record_id;
 
 -- name: marks_of
@@ -132,7 +142,7 @@ cross join lateral (select record_id from lineage where parent_id = above.id and
 cross join lateral (select id, kind, body from record where record.id = l.record_id offset 0) as m
 where m.kind in ('duplicate', 'rejection')
     and exists (select 1 from run_record rr
-        where rr.run_id = $1 and rr.step = any ($2::smallint[]) and rr.record_id = m.id)
+        where rr.run_id = $1 and rr.step = any ($2::smallint[]) and rr.record_id = m.id offset 0)
 order by above.id, m.id;
 
 -- name: document_facts

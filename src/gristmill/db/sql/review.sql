@@ -38,6 +38,7 @@ where run_id = $1;
 -- Takes into the queue of run $1 what its steps $2 have made of the kinds $3 and still counts: no later revision of it in
 -- this run, no mark of steps $5 on it or above it (as `dataset` in records.sql has it). Scores come from steps $6, or from
 -- the annotation itself ($4: kinds of annotations). Withdraws what no longer counts, unless somebody has it or decided.
+-- `offset 0` as in records.sql.
 with recursive member as materialized (
     select rr.record_id as id, r.kind, min(rr.step) as step
     from run_record rr join record r on r.id = rr.record_id and r.kind = any ($3::text[])
@@ -45,7 +46,9 @@ with recursive member as materialized (
     where rr.run_id = $1 and rr.step = any ($2::smallint[]) and (rr.item_id = 0 or i.state = 'active')
     group by rr.record_id, r.kind),
 later as materialized (
-    select distinct p.id from member c join lineage l on l.record_id = c.id join member p on p.id = l.parent_id
+    select distinct p.id
+    from member c cross join lateral (select parent_id, ordinal from lineage where record_id = c.id offset 0) as l
+        join member p on p.id = l.parent_id
     where (p.kind = c.kind and (l.ordinal = 0 or p.kind = any ($4::text[])))
         or (p.kind = 'entities' and c.kind = 'relations')),
 marked (id) as (
@@ -54,7 +57,8 @@ marked (id) as (
         join lineage l on l.record_id = m.id and l.ordinal = 0
     where rr.run_id = $1 and rr.step = any ($5::smallint[])
     union
-    select l.record_id from marked join lineage l on l.parent_id = marked.id),
+    select l.record_id
+    from marked cross join lateral (select record_id from lineage where parent_id = marked.id offset 0) as l),
 verdict as materialized (
     select l.parent_id, v.id, coalesce(v.body::json ->> 'overall', v.body::json ->> 'score')::float8 as value,
         coalesce(v.body::json ->> 'judge', v.body::json ->> 'by') as judge
@@ -65,14 +69,20 @@ scored as materialized (
     select parent_id, (array_agg(value order by id desc))[1] as value,
         case when count(distinct judge) > 1 then max(value) - min(value) end as spread
     from verdict group by parent_id),
-line as (  -- each one that counts, and the revisions before it
-    select m.id as top, m.id, m.kind, 0 as distance, m.step from member m
-    where not exists (select 1 from later where later.id = m.id) and not exists (select 1 from marked where marked.id = m.id)
+top as materialized (  -- each one that counts. Grouped: an anti-join of lists of unknown length compares each with each
+    select id, max(kind) as kind, max(step) as step
+    from (select id, kind, step, false as gone from member union all select id, null, null, true from later
+          union all select id, null, null, true from marked) as said
+    group by id having not bool_or(gone)),
+line as (  -- and the revisions before it
+    select top.id as top, top.id, top.kind, 0 as distance from top
     union all
-    select line.top, p.id, p.kind, distance + 1, step
+    select line.top, p.id, p.kind, distance + 1
     from line cross join lateral (
-        select r.id, r.kind from lineage l join record r on r.id = l.parent_id
-        where l.record_id = line.id and l.ordinal = 0 and r.kind = line.kind offset 0) as p
+        select r.id, r.kind
+        from (select parent_id from lineage where record_id = line.id and ordinal = 0 offset 0) as l
+            cross join lateral (select id, kind from record where id = l.parent_id offset 0) as r
+        where r.kind = line.kind) as p
     where distance < 16),
 decided as materialized (  -- by people, and from what it was made
     select v.record_id, v.decision_id, r.kind, r.ordinal, r.work_key, w.kind as made_by, l.parent_id
@@ -95,17 +105,16 @@ scores as materialized (
     select distinct on (line.top) line.top, scored.value, scored.spread
     from line join scored on scored.parent_id = line.id order by line.top, distance),
 present as materialized (
-    select line.id, line.kind, line.step, r.hash,
-        case when line.kind <> all ($4::text[]) then scores.value
+    select top.id, top.kind, top.step, r.hash,
+        case when top.kind <> all ($4::text[]) then scores.value
             when r.body::json ->> 'outcome' in ('tie', 'degraded') then 0
             else (r.body::json ->> 'score')::float8 end as score,
-        case when line.kind <> all ($4::text[]) then scores.spread
+        case when top.kind <> all ($4::text[]) then scores.spread
             when r.body::json ->> 'outcome' = 'tie' then 1
             when r.body::json ->> 'by' = 'panel' then 1 - (r.body::json ->> 'score')::float8 end as disagreement,
         coalesce(revised.since, anew.since) as since
-    from line join record r on r.id = line.id left join scores on scores.top = line.id
-        left join revised on revised.top = line.id left join anew on anew.id = line.id
-    where line.distance = 0),
+    from top join record r on r.id = top.id left join scores on scores.top = top.id
+        left join revised on revised.top = top.id left join anew on anew.id = top.id),
 rows as (insert into review (record_id) select id from present order by id on conflict (record_id) do nothing),
 withdrawn as (
     delete from review_piece p
@@ -409,5 +418,6 @@ order by l.record_id, l.reviewer;
 -- name: scores_of
 -- What was said about records by evaluations and judgements, the newest first.
 select l.parent_id as record_id, v.body
-from lineage l join record v on v.id = l.record_id and v.kind in ('evaluation', 'judgement')
-where l.parent_id = any ($1::bigint[]) and l.ordinal = 0 order by l.parent_id, v.id desc;
+from (select parent_id, record_id from lineage where parent_id = any ($1::bigint[]) and ordinal = 0 offset 0) as l
+cross join lateral (select id, kind, body from record where id = l.record_id offset 0) as v
+where v.kind in ('evaluation', 'judgement') order by l.parent_id, v.id desc;
