@@ -59,5 +59,7 @@ async def test_a_run_keeps_what_narrows_it_and_says_why_a_url_is_not_asked(home:
 async def test_nothing_that_could_be_read_is_an_error_of_the_command(home: Home) -> None:
     code, _, err = await home.call("run", "nowhere.md", "--include", "*.md")
     assert (code, "no such file" in err) == (2, True)
+    code, _, err = await home.call("run", "qa", "nowhere.md")
+    assert (code, "gristmill run PATH --workflow qa" in err) == (2, True)
     code, _, err = await home.call("run", "https://user:secret@example.org/x")
     assert (code, "U102" in err, "secret" in err) == (2, True, False)
