@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import timeit
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,13 +237,6 @@ async def test_names_from_users_cannot_flood_the_database_or_break_a_batch(pool:
 async def test_what_only_a_newer_version_counts_is_left_out(pool: Pool) -> None:
     await pool.execute("insert into metric values ('of_tomorrow', '{}', '{1}')")
     assert not [key for key in await numbers(pool) if "tomorrow" in key[0]]
-
-
-def test_counting_costs_next_to_nothing() -> None:
-    counting = DatabaseMetrics()
-    took = min(timeit.repeat(lambda: counting.incr("claim_idle", pool="*"), number=10_000, repeat=20)) / 10_000
-    print(f"{took * 1e6:.2f} us an increment")
-    assert took < 5e-6  # not a benchmark: only that no write and no validation hides in it
 
 
 def test_the_logging_metrics_write_at_debug(caplog: pytest.LogCaptureFixture) -> None:
