@@ -12,9 +12,12 @@ from gristmill.engine.queue import Claimer, Failure, NewTask
 from gristmill.llm.entries import Entry, turns
 from gristmill.llm.ledger import Ledger
 from gristmill.llm.model import Binding, Message, Reply, Request
-from gristmill.llm.requests import asked
 from tests.api.conftest import Api
+from tests.api.finished import finished, worked_off
 from tests.engine.conftest import register
+from tests.llm.conftest import ScriptedServer, model_server, scripted_server
+
+__all__ = ["model_server", "scripted_server"]
 
 ASKED = Request((Message("system", "Answer."), Message("user", "What grinds?")), parameters={"seed": 7})
 BINDING = Binding("openai:m", "openai", "m", "http://127.0.0.1/v1")
@@ -46,7 +49,8 @@ async def paid(api: Api, run: int, task: int, answer: str, attempt: int = 0) -> 
     request = Request(ASKED.messages, attempt=attempt, parameters=ASKED.parameters)
     entry = Entry(key, uuid.uuid4(), ledger.worker, "openai", "m", task, run, prompt="answer")
     await ledger.begin(entry)
-    await ledger.journal(entry, Reply(json.dumps({"said": answer}).encode()), asked(BINDING, request, turns(request)))
+    noted = ledger.noting(entry, BINDING, request, turns(request))
+    await ledger.journal(noted, Reply(json.dumps({"said": answer}).encode()))
     await ledger.close()
     return key.hex()
 
@@ -94,3 +98,47 @@ async def test_a_piece_and_its_worker_s_lane_tell_how_long_a_quota_held_them_up(
     (died,) = (await api.json(f"/api/tasks/{number}/story"))["attempts"]
     assert died["handed_on"]
     assert died["beat_at"] is not None
+
+
+async def test_a_piece_that_was_answered_from_the_ledger_shows_what_was_asked_when_and_who_paid(
+    api: Api, model_server: ScriptedServer
+) -> None:
+    mine = {"provider": "vllm", "model": "mine", "base_url": model_server.base_url}
+    (await api.put("/api/models/mine", json=mine)).raise_for_status()
+    first = await finished(api, model="mine")
+    asked = (await model_server.stats())["requests"]
+    paid = await told(api, first.name, "answer")
+    assert [len(one["calls"]) for one in paid["attempts"]] == [1]
+    assert paid["known"] == []
+    (call,) = paid["attempts"][0]["calls"]
+
+    async def known_of(run: str) -> Any:
+        story = await told(api, run, "answer")
+        assert [one["calls"] for one in story["attempts"]] == [[]] * len(story["attempts"])
+        (found,) = story["known"]
+        whole = await api.json(f"/api/calls/{found['id']}")
+        assert whole["request"]["messages"][-1]["parts"][0]["text"]
+        return found
+
+    # The same work again: nothing is done, and the other piece's call is shown.
+    again = await finished(api, model="mine", fresh=True)
+    found = await known_of(again.name)
+    assert (found["id"], found["made_at"]) == (call["id"], call["made_at"])
+    assert (found["run_name"], found["run"], found["task"]) == (first.name, first.id, paid["task"]["id"])
+    # Other work that asks the same: the answer comes from the ledger.
+    made = await api.post(f"/api/runs/{first.name}/again", json={"parameters": {"answer.grounded": False}})
+    other = await api.app.find(made.json()["name"])
+    await worked_off(api, other)
+    assert (await known_of(other.name))["run_name"] == first.name
+    assert (await model_server.stats())["requests"] == asked
+    # Whose call it was is forgotten; the request is not.
+    await api.app.pool.execute("update call set run = null, first_task = null")
+    assert (await known_of(other.name))["run_name"] is None
+
+
+async def told(api: Api, run: str, stage: str) -> dict[str, Any]:
+    """The story of the first piece of a stage: of the lowest input, so that it is the same one in every run."""
+    rows = (await api.json(f"/api/runs/{run}/tasks?stage={stage}&state=completed"))["items"]
+    stories = [await api.json(f"/api/tasks/{row['id']}/story") for row in rows]
+    found: dict[str, Any] = min(stories, key=lambda one: one["task"]["inputs"])
+    return found

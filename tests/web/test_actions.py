@@ -101,7 +101,7 @@ async def test_a_lock_is_taken_away_and_a_schedule_is_added_paused_and_removed(a
     assert [one["paused"] for one in await _schedules(api)] == [True]
     await page.get_by_role("button", name="Remove").click()
     await dialog.get_by_role("button", name="Remove").click()
-    await page.get_by_text("Nothing is scheduled.").wait_for()
+    await page.get_by_text("Nothing is scheduled").wait_for()
     assert await _schedules(api) == []
     assert page.complaints == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from tests.api.conftest import Api, api
@@ -109,6 +110,32 @@ async def test_inputs_that_match_are_paused_and_go_on(api: Api, open_page: Open)
     await page.locator("input.mono").first.wait_for()
     assert await page.locator("input.mono").first.input_value() == f"item = '{paused[0]}'"
     assert page.complaints == []
+
+
+async def test_what_the_desk_before_gives_back_late_is_not_taken_from_the_next_one(api: Api, open_page: Open) -> None:
+    run = await finished(api)
+    page = await open_page(f"{api.url}/review?run={run.id}")
+    await page.locator(".focus-actions").wait_for()
+    given_back = asyncio.Event()
+
+    async def late(route: Any) -> None:
+        await asyncio.sleep(0.5)
+        await route.fulfill(response=await route.fetch())
+        given_back.set()
+
+    await page.route("**/api/reviews/release", late)
+    await page.keyboard.press("v")
+    await page.locator(".grid > li").first.wait_for()
+    await asyncio.wait_for(given_back.wait(), 20)
+    await page.keyboard.press("a")
+    await until(lambda: _accepted(api, run.id))
+    assert await page.locator(".trouble").count() == 0
+    assert page.complaints == []
+
+
+async def _accepted(api: Api, run: int) -> bool:
+    states = (await api.json(f"/api/reviews/stats?run={run}"))["states"]
+    return bool(states.get("accepted"))
 
 
 async def _is(found: Any, wanted: int) -> bool:

@@ -205,8 +205,9 @@ async def test_a_span_a_relation_and_a_box_are_edited_in_the_editor(
         page = await open_page(mill.url)
         # A span: choose a label, mark a word.
         before = await open_editor(page, mill, spans, "entities")
-        await page.keyboard.press("5")
+        await choose_label(page, "5")
         await mark_words(page)
+        await until(lambda: in_editor(page, f"regions.length > {len(before['entities'])}"))
         after = await saved(page, mill, spans)
         assert len(after["entities"]) == len(before["entities"]) + 1
         assert "PRODUCT" in {entity["label"] for entity in after["entities"]}
@@ -219,17 +220,43 @@ async def test_a_span_a_relation_and_a_box_are_edited_in_the_editor(
         assert after["relations"] == []
         # A box: drawn.
         before = await open_editor(page, mill, boxes, "boxes")
-        await page.keyboard.press("3")
+        await choose_label(page, "3")
         canvas = await page.locator(".lsf-host canvas").first.bounding_box()
         await page.mouse.move(canvas["x"] + 400, canvas["y"] + 250)
         await page.mouse.down()
         await page.mouse.move(canvas["x"] + 500, canvas["y"] + 330, steps=8)
         await page.mouse.up()
+        await until(lambda: in_editor(page, f"regions.length > {len(before['boxes'])}"))
         after = await saved(page, mill, boxes)
         assert len(after["boxes"]) == len(before["boxes"]) + 1
         drawn = next(box for box in after["boxes"] if box["label"] == "vehicle")
         assert abs(drawn["x"] - 400 / 640) < 0.03
         assert abs(drawn["width"] - 100 / 640) < 0.03
+
+
+async def in_editor(page: Any, condition: str) -> Any:
+    """Whether that holds in the editor of the page: of its `regions`, `labels` that are chosen, and `pictures`."""
+    return await page.evaluate(
+        """() => {
+            const chosen = window.Htx?.annotationStore?.selected;
+            if (!chosen) return false;
+            const { regions } = chosen;
+            const labels = [...chosen.names.values()].flatMap((tag) => tag.selectedLabels ?? []);
+            const pictures = [...document.querySelectorAll(".lsf-host img")];
+            return CONDITION;
+        }""".replace("CONDITION", condition)
+    )
+
+
+async def choose_label(page: Any, key: str) -> None:
+    """By its key, which counts as soon as the editor listens."""
+
+    async def chosen() -> Any:
+        if not await in_editor(page, "labels.length"):
+            await page.keyboard.press(key)
+        return await in_editor(page, "labels.length")
+
+    await until(chosen)
 
 
 async def mark_words(page: Any) -> None:
@@ -247,7 +274,9 @@ async def open_editor(page: Any, mill: Served, run: int, kind: str) -> dict[str,
     await page.locator(".candidate-head b", has_text=kind).wait_for()
     await page.keyboard.press("e")
     await page.locator(".lsf-host [class*=lsf-]").first.wait_for()
-    await page.wait_for_timeout(500)  # the editor tells nobody when its regions are drawn
+    await until(
+        lambda: in_editor(page, "regions.length > 0 && pictures.every((one) => one.complete && one.naturalWidth)")
+    )
     pieces = (await mill.json(f"/reviews?run={run}"))["items"]
     body: dict[str, Any] = next(piece["body"] for piece in pieces if piece["kind"] == kind)
     return body

@@ -18,6 +18,7 @@ MARKS = (
     "pool.changed", "worker.started", "worker.died", "worker.drain", "worker.stopped", "step.quarantined",
     "lock.forced",
 )  # fmt: skip
+FACTS = ("state", "tasks", "scope", "limit", "why", "pool", "what", "key", "holder")  # of an event's body
 STATES = ("waiting", "running", "completed", "failed")
 
 
@@ -103,8 +104,11 @@ def _series(rows: Sequence[Any], times: Sequence[datetime]) -> list[Series]:
 def mark_of(row: Any) -> Mark:
     """An event as a mark, with a line for people."""
     body: dict[str, Any] = json.loads(row["body"])
-    worker = row["worker"] or (f"worker {row['worker_id']}" if row["worker_id"] else "a worker")
-    run = row["run"] or ""
+    known = row["worker"] or (f"worker {row['worker_id']}" if row["worker_id"] else None)
+    worker, run = known or "a worker", row["run"] or ""
+    facts = {"run": run, "worker": known} | {
+        name: body[name] for name in FACTS if isinstance(body.get(name), str | int)
+    }
     lines = {
         "run.start": f"{run} began", "run.end": f"{run} ended {body.get('state')}",
         "run.retry": f"{run}: {body.get('tasks')} pieces begin anew", "run.pause": f"{run} was paused",
@@ -116,5 +120,6 @@ def mark_of(row: Any) -> Mark:
         "lock.forced": f"lock {body.get('key')} was taken from {body.get('holder')}",
     }  # fmt: skip
     return Mark(
-        seq=row["seq"], at=row["at"], event=row["name"], run=row["run_id"], text=lines.get(row["name"], row["name"])
-    )
+        seq=row["seq"], at=row["at"], event=row["name"], run=row["run_id"], text=lines.get(row["name"], row["name"]),
+        facts=facts,
+    )  # fmt: skip

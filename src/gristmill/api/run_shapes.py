@@ -167,13 +167,15 @@ class Series(Answer):
 
 
 class Mark(Answer):
-    """Something that happened: its event, and a line for people."""
+    """Something that happened: its event, a line for people, and what the line was made of, for one in another
+    language."""
 
     seq: int
     at: datetime
     event: str
     run: int | None = None
     text: str
+    facts: dict[str, str | int | None] = Field({})
 
 
 class Throughput(Answer):

@@ -11,7 +11,7 @@ import asyncpg
 
 from gristmill.api.problems import NotFound
 from gristmill.api.run_views import plain
-from gristmill.api.story_shapes import AttemptRow, CallRow, Made, Span, Story, TaskDetail, Thread, Wait
+from gristmill.api.story_shapes import AttemptRow, CallRow, KnownCall, Made, Span, Story, TaskDetail, Thread, Wait
 from gristmill.app import App
 from gristmill.db.statements import statements
 from gristmill.run import WHY
@@ -77,9 +77,10 @@ async def story(app: App, task_id: int) -> Story:
         made = await app.pool.fetch(SQL["gathered_by"], row["run_id"], row["step"])
     else:
         made = []
+    known = await _known(app.pool, task_id, [one["id"] for one in made], attempts)
     above = [one for number in task.inputs[:5] for one in await ancestors(app.pool, number)]
     return Story(
-        task=task, attempts=attempts, waits=[Wait(**dict(one)) for one in waits],
+        task=task, attempts=attempts, known=known, waits=[Wait(**dict(one)) for one in waits],
         attempts_more=len(attempts) > ATTEMPTS, calls_more=sum(len(one.calls) for one in attempts) >= CALLS,
         lineage=_once(sorted(above, key=lambda one: -one.distance)),
         records=[Made(record=one["id"], kind=one["kind"]) for one in made],
@@ -96,7 +97,7 @@ async def attempts_of(pool: asyncpg.Pool[Any], row: Any) -> list[AttemptRow]:
     if row["state"] == "running" and row["worker_id"] is not None:
         made.append(await _under_way(pool, row))
     paid = await pool.fetch(SQL["calls"], row["run_id"], row["id"], CALLS)
-    _share_out(made, [call_row(one) for one in paid])
+    _share_out(made, [CallRow(**_priced(one)) for one in paid])
     return made
 
 
@@ -120,10 +121,23 @@ async def _under_way(pool: asyncpg.Pool[Any], row: Any) -> AttemptRow:
     )  # fmt: skip
 
 
-def call_row(row: Any) -> CallRow:
+def _priced(row: Any) -> dict[str, Any]:
     """A call of the ledger, with its cost as text."""
     given = dict(row)
-    return CallRow(**given | {"cost": None if given["cost"] is None else plain(given["cost"])})
+    return given | {"cost": None if given["cost"] is None else plain(given["cost"])}
+
+
+async def _known(
+    pool: asyncpg.Pool[Any], task_id: int, made: Sequence[int], attempts: Sequence[AttemptRow]
+) -> list[KnownCall]:
+    """The calls behind records that this task has not paid itself: their work was done by another task, or its own work
+    found answers in the ledger."""
+    works = await pool.fetch(SQL["works_of"], made) if made else []
+    others = [row["task_id"] for row in works if row["task_id"] not in (None, task_id)]
+    keys = [bytes.fromhex(key) for row in works for key in _payload(row["notes"] or "").get("known", ())]
+    own = {call.id for attempt in attempts for call in attempt.calls}
+    found = await pool.fetch(SQL["known"], others, keys, CALLS) if others or keys else []
+    return [KnownCall(**_priced(row)) for row in found if row["id"] not in own]
 
 
 def _share_out(attempts: Sequence[AttemptRow], calls: Sequence[CallRow]) -> None:

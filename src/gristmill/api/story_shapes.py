@@ -30,6 +30,15 @@ class CallRow(Answer):
     made_at: datetime | None = None
 
 
+class KnownCall(CallRow):
+    """An answer that was taken from the ledger: `made_at` is when it was paid, `run` and `task` say by whom; null where
+    that is not on record, as for what another database has paid."""
+
+    task: int | None = None
+    run: int | None = None
+    run_name: str | None = None
+
+
 class AttemptRow(Answer):
     """One try. `outcome`: completed, failed, crashed, stalled, cancelled, or running. `handed_on`: the worker died or
     lost its lease, and who took the task over comes next. `beat_at`: the last beat of the worker that has it now, or
@@ -156,10 +165,12 @@ class Lineage(Answer):
 
 class Story(Answer):
     """Everything about a task: its attempts in order, how often it was sent away meanwhile (of the last three days),
-    what it worked on, what it made."""
+    what it worked on, what it made. `known`: the calls behind what it made that were paid before, so that nobody was
+    asked again."""
 
     task: TaskDetail
     attempts: list[AttemptRow]
+    known: list[KnownCall] = Field([])
     waits: list[Wait] = Field([])
     attempts_more: bool = False
     lineage: list[Thread]

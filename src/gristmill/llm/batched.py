@@ -24,7 +24,6 @@ from gristmill.llm.model import Answer, Binding, Reply, Request, UnusableAnswer,
 from gristmill.llm.quota import Quotas
 from gristmill.llm.quota_estimate import Estimate
 from gristmill.llm.remote import HttpModel
-from gristmill.llm.requests import asked
 from gristmill.llm.responses import error_message
 
 TRIES = 3  # batches that a question may fail in before its task hears of it
@@ -58,7 +57,7 @@ class BatchedModel:
         key = self._single.key(request)
         known = await self._jobs.look(key, request.task)
         if known["call"] in ("ok", "unusable"):
-            return self._read(request, known)
+            return self._read(request, key, known)
         if known["state"] == "asked":
             raise self._waiting(known["job"], known["age"])
         if known["state"] == "failed":
@@ -83,13 +82,13 @@ class BatchedModel:
         await self._jobs.close()
         await self._single.close()
 
-    def _read(self, request: Request, known: Any) -> Answer:
+    def _read(self, request: Request, key: bytes, known: Any) -> Answer:
         """An answer that this try of the task has asked for is new, though it lay in the ledger meanwhile."""
         usage = Usage(known["tokens_in"], known["tokens_out"])
         reply, fresh = Reply(known["response"], known["finish_reason"] or "", usage), bool(known["fresh"])
         self._estimate.learn(request, usage)
         try:
-            return replace(self._model.read(reply), from_ledger=not fresh)
+            return replace(self._model.read(reply), from_ledger=not fresh, key="" if fresh else key.hex())
         except UnusableAnswer as error:
             error.from_ledger = not fresh
             raise
@@ -121,12 +120,11 @@ class BatchedModel:
 
     async def _join(self, request: Request, key: bytes) -> Any:
         binding = self.binding
-        said = asked(binding, request, turns(request)) if self._ledger.keep_requests else None
         entry = Entry(
             key, uuid.uuid4(), self._ledger.worker, binding.provider, binding.model, request.task, request.run,
-            prompt=request.prompt, base_url=binding.base_url, batch=True, request=said.own if said else "",
-            frame=said.frame if said else None, frame_text=said.frame_text if said else "",
+            prompt=request.prompt, base_url=binding.base_url, batch=True,
         )  # fmt: skip
+        entry = self._ledger.noting(entry, binding, request, turns(request))
         body, mode = self._model.question(request)
         if self._budgets is None:
             return await self._jobs.join(Question(entry, body, mode))

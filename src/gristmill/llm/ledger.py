@@ -30,9 +30,9 @@ from gristmill.db.statements import statements
 from gristmill.errors import Busy, TransientError
 from gristmill.llm.batches import Batches
 from gristmill.llm.entries import Entry, ModelUsage
-from gristmill.llm.model import Reply
+from gristmill.llm.model import Binding, Reply, Request
 from gristmill.llm.prices import Prices
-from gristmill.llm.requests import Asked, Frames
+from gristmill.llm.requests import Frames, asked
 from gristmill.llm.responses import clean_text
 from gristmill.llm.spool import Spool
 
@@ -61,7 +61,7 @@ class Ledger:
         self.worker = worker or uuid.uuid4()
         self._lease, self._patience, self._away = lease, patience, away
         self._prices, self._project, self._timezone = prices or Prices(), project, timezone
-        self.keep_requests = keep_requests
+        self._keep_requests = keep_requests
         self.frames = Frames(pool)
         self._sql = statements("ledger")
         # Calls in flight and answers that wait on disk, by owner: what is asked, and when its deadline was last moved.
@@ -130,13 +130,19 @@ class Ledger:
         row = await self._pool.fetchrow(self._sql["answer"], key)
         return None if row is None else Reply(row["response"], row["finish_reason"] or "")
 
-    async def journal(self, entry: Entry, reply: Reply, asked: Asked | None = None) -> Reply:
-        """Keeps the bytes, and what was `asked`: in the database, else on disk. The reply to go on with is the first
-        that was kept.
+    def noting(self, entry: Entry, binding: Binding, request: Request, turns: list[str]) -> Entry:
+        """The entry with what is asked, if that is to be kept. `turns` are as in `requests.asked`."""
+        if not self._keep_requests:
+            return entry
+        said = asked(binding, request, turns)
+        return replace(entry, request=said.own, frame=said.frame, frame_text=said.frame_text)
+
+    async def journal(self, entry: Entry, reply: Reply) -> Reply:
+        """Keeps the bytes: in the database, else on disk. The reply to go on with is the first that was kept.
 
         Goes on when the caller is cancelled: the answer is paid.
         """
-        return await asyncio.shield(self._spawn(self._journal(entry, reply, asked)))
+        return await asyncio.shield(self._spawn(self._journal(entry, reply)))
 
     async def give_back(self, entry: Entry, *, maybe_paid: bool) -> None:
         """The call is over without an answer: nobody needs to wait for it. Goes on when the caller is cancelled."""
@@ -175,7 +181,7 @@ class Ledger:
                 _log.warning("spooled answers wait on disk: %s", _name(error))
         return count
 
-    async def _journal(self, entry: Entry, reply: Reply, asked: Asked | None) -> Reply:
+    async def _journal(self, entry: Entry, reply: Reply) -> Reply:
         usage = reply.usage
         price = self._prices.find(entry.provider, entry.model, entry.base_url)
         cost = price.cost(usage, batch=entry.batch) if price is not None else None
@@ -183,8 +189,6 @@ class Ledger:
             entry, finish_reason=reply.finish_reason, tokens_in=usage.input, tokens_out=usage.output,
             tokens_cached=usage.cached, tokens_reasoning=usage.reasoning, latency_ms=round(reply.latency * 1000),
             cost=cost, currency=price.currency if price is not None and cost is not None else None,
-            request=asked.own if asked else "", frame=asked.frame if asked else None,
-            frame_text=asked.frame_text if asked else "",
         )  # fmt: skip
         problem: BaseException | None = None
         for _ in range(2):  # a connection that was cut is replaced at once; more patience has the spool

@@ -16,7 +16,6 @@ from gristmill.llm.ledger import Ledger
 from gristmill.llm.model import Answer, Binding, RemoteModel, Reply, Request, UnusableAnswer
 from gristmill.llm.quota import Permit, Quotas
 from gristmill.llm.quota_estimate import Estimate
-from gristmill.llm.requests import asked
 
 NO_MONEY = "M208"  # code of the refusal of an account that is empty
 
@@ -70,10 +69,9 @@ class LedgeredModel:
                 await self._account(purchase, error)
             raise
         if known is not None:
-            return self._read_again(known)
+            return self._read_again(known, entry.key)
         try:
-            said = asked(binding, request, encoded) if self._ledger.keep_requests else None
-            kept = await self._ledger.journal(entry, reply, said)
+            kept = await self._ledger.journal(self._ledger.noting(entry, binding, request, encoded), reply)
         finally:
             await self._spent(purchase, request, reply)
         try:
@@ -84,9 +82,10 @@ class LedgeredModel:
 
     async def known(self, request: Request) -> Answer | None:
         """The answer if the ledger has one that can be used; asks nobody and buys nothing."""
-        reply = await self._ledger.look(self.key(request))
+        key = self.key(request)
+        reply = await self._ledger.look(key)
         try:
-            return self._read_again(reply) if reply is not None else None
+            return self._read_again(reply, key) if reply is not None else None
         except InvalidOutput:
             return None
 
@@ -140,9 +139,9 @@ class LedgeredModel:
         else:
             permit.ended(unpaid=unpaid)
 
-    def _read_again(self, reply: Reply) -> Answer:
+    def _read_again(self, reply: Reply, key: bytes) -> Answer:
         try:
-            return replace(self._model.read(reply), from_ledger=True)
+            return replace(self._model.read(reply), from_ledger=True, key=key.hex())
         except UnusableAnswer as error:
             error.from_ledger = True
             raise

@@ -94,8 +94,8 @@ class Request:
 class Answer:
     """What came back. `raw` is the body as received; `finish_reason` is "stop" or the provider's own word.
 
-    `from_ledger` is True when the answer had been paid for before and nothing was sent. `reasoning` is what the model
-    thought before it answered, as far as the provider tells.
+    `from_ledger` is True when the answer had been paid for before and nothing was sent; `key` is that of the call then,
+    in hex. `reasoning` is what the model thought before it answered, as far as the provider tells.
     """
 
     text: str
@@ -105,6 +105,7 @@ class Answer:
     raw: bytes = b""
     from_ledger: bool = False
     reasoning: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

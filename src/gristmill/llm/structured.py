@@ -20,6 +20,7 @@ from gristmill.llm.responses import clean_text
 
 _QUOTED = 4_000  # characters of a bad answer that a re-ask shows to the model
 _MOST_ATTEMPTS = 8  # of one question, over all tries of its task
+_MOST_KNOWN = 20  # keys that the notes of a piece keep
 _RAISE = object()
 _MADE_UP = ("invalid_output", "refused", "too_long", "rejected")  # outcomes that `otherwise` may stand in for
 Asked: TypeAlias = str | Prompt | Sequence[Text | Image] | Sequence[Message]
@@ -73,8 +74,8 @@ class Asker:
     """The model as an operator sees it (`ctx.model`).
 
     `reasks` is how often a useless answer is asked for again (default 1); answers that were found in the ledger cost
-    nothing and do not count. `notes`, when given, is where it leaves "calls", "from_ledger", "reasked" and "repaired".
-    `task` and `run` are noted in the ledger.
+    nothing and do not count. `notes`, when given, is where it leaves "calls", "from_ledger", "reasked", "repaired", and
+    "known": the keys of the first calls that the ledger answered. `task` and `run` are noted in the ledger.
     """
 
     def __init__(
@@ -169,6 +170,8 @@ class Asker:
             self._count("from_ledger" if error.from_ledger else "calls")
             raise
         self._count("from_ledger" if answer.from_ledger else "calls")
+        if answer.key and len(known := self._notes.setdefault("known", [])) < _MOST_KNOWN:
+            known.append(answer.key)
         return answer
 
     async def _reject(self, request: Request, why: str) -> None:

@@ -73,7 +73,7 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
         "text": answer.text, "model": answer.model, "finish_reason": answer.finish_reason,
         "usage": [usage.input, usage.output, usage.cached, usage.reasoning],
         "raw": base64.b64encode(answer.raw).decode(), "from_ledger": answer.from_ledger,
-        "reasoning": answer.reasoning,
+        "reasoning": answer.reasoning, "key": answer.key,
     }  # fmt: skip
 
 
@@ -81,6 +81,7 @@ def answer_from_json(plain: dict[str, Any]) -> Answer:
     return Answer(
         text=plain["text"], model=plain["model"], finish_reason=plain["finish_reason"], usage=Usage(*plain["usage"]),
         raw=base64.b64decode(plain["raw"]), from_ledger=plain["from_ledger"], reasoning=plain["reasoning"],
+        key=plain["key"],
     )  # fmt: skip
 
 

@@ -85,9 +85,9 @@ export async function change<T>(method: "POST" | "PUT" | "DELETE", path: string,
 }
 
 /** Sent though the page is being closed; nobody is there to hear the answer. */
-export function lastWord(path: string, value: unknown): void {
+export async function lastWord(path: string, value: unknown): Promise<void> {
   const init = { body: JSON.stringify(value), headers: { "Content-Type": "application/json" }, keepalive: true };
-  void send("POST", address(path), init).catch(() => undefined);
+  await send("POST", address(path), init).catch(() => undefined);
 }
 
 /** Sends files as they are; told() hears the part that has gone out, 0 to 1. */

@@ -1,7 +1,7 @@
 /** What the screens ask. The first word of a key names the kind of frame that makes it old: see live/refresh. */
 import { infiniteQueryOptions, queryOptions } from "@tanstack/react-query";
 import { change, get } from "./client";
-import type { ActionState, AssignmentRow, AttemptDifference, CoverageRow, Difference, EditorTask, Exchange, ExportState, Failures, Flow, FormatInfo, Held, Histogram, Item, Lineage, Page, Preview, RecordDetail, RecordRow, ReviewFigures, RunDetail, RunSummary, Story, TaskRow, Throughput, WaitingPieces, WantedAction, WholeCall, WorkflowInfo } from "./types";
+import type { ActionState, AssignmentRow, AttemptDifference, CoverageRow, Difference, EditorTask, Exchange, ExportState, Failures, Flow, FormatInfo, Held, Histogram, Item, KeptUpload, Lineage, Page, Preview, RecordDetail, RecordRow, ReviewFigures, RunDetail, RunSummary, Story, TaskRow, Throughput, Upload, WaitingPieces, WantedAction, WholeCall, WorkflowInfo } from "./types";
 
 const KEEP = { placeholderData: <T>(before: T | undefined) => before }; // the old answer stays in sight meanwhile
 
@@ -107,6 +107,11 @@ export const workflowsQuery = queryOptions({
   staleTime: 60_000,
   refetchInterval: false,
 });
+
+export const uploadsQuery = queryOptions({ queryKey: ["uploads"], queryFn: ({ signal }) => get<KeptUpload[]>("/uploads", {}, signal) });
+
+export const uploadQuery = (id: string) =>
+  queryOptions({ queryKey: ["upload", id], queryFn: ({ signal }) => get<Upload>(`/uploads/${id}`, {}, signal), staleTime: Infinity, refetchInterval: false });
 
 export const formatsQuery = queryOptions({
   queryKey: ["formats"],

@@ -3338,6 +3338,52 @@ export interface components {
             /** Upload */
             upload: string;
         };
+        /**
+         * KnownCall
+         * @description An answer that was taken from the ledger: `made_at` is when it was paid, `run` and `task` say by whom; null where
+         *     that is not on record, as for what another database has paid.
+         */
+        KnownCall: {
+            /** Cost */
+            cost?: string | null;
+            /** Currency */
+            currency?: string | null;
+            /** Finish Reason */
+            finish_reason?: string | null;
+            /** Id */
+            id: string;
+            /** Latency Ms */
+            latency_ms?: number | null;
+            /** Made At */
+            made_at?: string | null;
+            /** Model */
+            model: string;
+            /** Note */
+            note?: string | null;
+            /** Prompt */
+            prompt?: string | null;
+            /** Run */
+            run?: number | null;
+            /** Run Name */
+            run_name?: string | null;
+            /** State */
+            state: string;
+            /** Status */
+            status?: number | null;
+            /** Task */
+            task?: number | null;
+            /**
+             * Tokens Cached
+             * @default 0
+             */
+            tokens_cached: number;
+            /** Tokens In */
+            tokens_in: number;
+            /** Tokens Out */
+            tokens_out: number;
+            /** Tries */
+            tries: number;
+        };
         /** LabelCount */
         LabelCount: {
             /** Label */
@@ -5016,7 +5062,8 @@ export interface components {
         /**
          * Story
          * @description Everything about a task: its attempts in order, how often it was sent away meanwhile (of the last three days),
-         *     what it worked on, what it made.
+         *     what it worked on, what it made. `known`: the calls behind what it made that were paid before, so that nobody was
+         *     asked again.
          */
         Story: {
             /** Attempts */
@@ -5031,6 +5078,11 @@ export interface components {
              * @default false
              */
             calls_more: boolean;
+            /**
+             * Known
+             * @default []
+             */
+            known: components["schemas"]["KnownCall"][];
             /** Lineage */
             lineage: components["schemas"]["Thread"][];
             /** Records */
@@ -5791,7 +5843,8 @@ export interface components {
         };
         /**
          * Mark
-         * @description Something that happened: its event, and a line for people.
+         * @description Something that happened: its event, a line for people, and what the line was made of, for one in another
+         *     language.
          */
         gristmill__api__run_shapes__Mark: {
             /**
@@ -5801,6 +5854,13 @@ export interface components {
             at: string;
             /** Event */
             event: string;
+            /**
+             * Facts
+             * @default {}
+             */
+            facts: {
+                [key: string]: string | number | null;
+            };
             /** Run */
             run?: number | null;
             /** Seq */

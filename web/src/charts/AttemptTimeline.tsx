@@ -2,7 +2,7 @@
 import { useMemo } from "react";
 import type { AttemptRow, CallRow, Wait } from "../api/types";
 import { Mark } from "../parts/Mark";
-import { useWords } from "../words";
+import { useReason, useWords } from "../words";
 import { clock, duration } from "../words/numbers";
 import { foldedTime, type FoldedTime } from "./foldedTime";
 
@@ -38,6 +38,7 @@ function place(time: FoldedTime, from: number, to: number, least: number): React
 
 function WaitLane({ row, time }: { row: Row & { kind: "wait" }; time: FoldedTime }): React.ReactNode {
   const { wait } = row;
+  const reason = useReason();
   const quota = wait.reason.startsWith("quota: ");
   const took = duration((row.until - row.to) / 1000);
   return (
@@ -54,7 +55,7 @@ function WaitLane({ row, time }: { row: Row & { kind: "wait" }; time: FoldedTime
         <Mark state={quota ? "quota" : "released"} />
         <span className="number">{took}</span>
       </div>
-      <p className="attempt-note quiet">{wait.reason}</p>
+      <p className="attempt-note quiet">{reason(wait.reason)}</p>
     </li>
   );
 }

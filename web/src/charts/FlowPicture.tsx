@@ -33,7 +33,7 @@ export function FlowPicture({ flow, marks, chosen }: { flow: Flow; marks: readon
   const theme = useShownTheme();
   const times = useMemo(() => flow.times.map((time) => new Date(time).getTime() / 1000), [flow]);
   const bands = useMemo(() => bandsOf(flow, chosen, say), [flow, chosen, say, theme]);
-  const lines = useMemo(() => marksOf(marks), [marks]);
+  const lines = useMemo(() => marksOf(marks, say), [marks, say]);
   return (
     <>
       <Plot label={say("run.flow")} times={times} bands={bands} marks={lines} height={300} />

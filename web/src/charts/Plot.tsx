@@ -108,7 +108,7 @@ function options(props: Props, width: number): uPlot.Options {
     height,
     legend: { show: false },
     cursor: { y: false, points: { show: false }, drag: { x: true, y: false } },
-    padding: [4, 8, 0, 0],
+    padding: [4, 20, 0, 0],
     axes: [
       { ...axis, grid: { show: false }, size: 26, space: 70, incrs: [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800], values: [
         [3600 * 24, "{YYYY}-{MM}-{DD}", null, null, null, null, null, null, 1],
@@ -139,7 +139,7 @@ export function Plot(props: Props): React.ReactNode {
   const told = useRef<HTMLDivElement>(null);
   const theme = useShownTheme();
   const { label, times, bands, height } = props;
-  const shape = `${theme}|${height}|${bands.map((band) => band.name + band.fill).join()}|${props.marks?.map((mark) => mark.at).join()}`;
+  const shape = `${theme}|${height}|${bands.map((band) => band.name + band.fill).join()}|${props.marks?.map((mark) => mark.at + mark.text).join()}`;
   const plot = useRef<uPlot | null>(null);
   const current = useRef(props);
   current.current = props;

@@ -1,20 +1,26 @@
 /** Throughput ribbon: pieces per minute, stacked by stage, with marks for what happened. */
 import { useMemo } from "react";
 import type { EventMark, Throughput } from "../api/types";
-import { useWords } from "../words";
+import { sayKnown, useWords, type Say } from "../words";
 import { useShownTheme } from "../words/choice";
 import { Plot, type Band, type Mark } from "./Plot";
 import { colour, stageColour } from "./paint";
 
 const CROWD = 8; // with more marks than this, beginnings and ends of runs are left out
 
+/** What happened, in the language that is chosen. */
+function told({ event, text, facts = {} }: EventMark, say: Say): string {
+  const words = Object.entries(facts).map(([name, value]) => [name, ["state", "what", "scope"].includes(name) ? sayKnown(say, name === "state" ? name : `mark.${name}`, String(value)) : (value ?? "")]);
+  return sayKnown(say, "mark", event, { ...Object.fromEntries(words), worker: facts.worker ?? say("mark.worker"), n: facts.tasks ?? 0 }, text);
+}
+
 /** Which events are worth a line in a picture, and how they are meant. */
-export function marksOf(marks: readonly EventMark[]): Mark[] {
+export function marksOf(marks: readonly EventMark[], say: Say): Mark[] {
   const loud = marks.filter((mark) => !/^worker\.(started|stopped)$/.test(mark.event));
-  const told = loud.length > CROWD ? loud.filter((mark) => !/^run\.(start|end)$/.test(mark.event)) : loud;
-  return told.map((mark) => ({
+  const shown = loud.length > CROWD ? loud.filter((mark) => !/^run\.(start|end)$/.test(mark.event)) : loud;
+  return shown.map((mark) => ({
     at: new Date(mark.at).getTime() / 1000,
-    text: mark.text,
+    text: told(mark, say),
     tone: /dead|died|fail|quarantin|lost|blacklist/.test(mark.event + mark.text) ? "failed" : /limit|quota|budget|pause|block/.test(mark.event) ? "paused" : "ink-2",
   }));
 }
@@ -26,8 +32,8 @@ export function minutesIn(throughput: Throughput): number {
   const length = throughput.minutes.length;
   const busy = throughput.minutes.findIndex((_, index) => throughput.series.some((series) => (series.completed[index] ?? 0) + (series.failed[index] ?? 0) > 0));
   const marked = throughput.marks.map((mark) => Date.parse(mark.at)).sort((a, b) => a - b)[0];
-  const told = marked === undefined ? -1 : throughput.minutes.findIndex((minute) => Date.parse(minute) + 60_000 > marked);
-  const first = Math.min(...[busy, told].filter((index) => index >= 0), length);
+  const toldAt = marked === undefined ? -1 : throughput.minutes.findIndex((minute) => Date.parse(minute) + 60_000 > marked);
+  const first = Math.min(...[busy, toldAt].filter((index) => index >= 0), length);
   return Math.max(Math.min(length, LEAST), length - Math.max(0, first - 1));
 }
 
@@ -57,7 +63,7 @@ export function Ribbon({ throughput: whole, height = 190 }: { throughput: Throug
     const failed = throughput.minutes.map((_, index) => throughput.series.reduce((sum, series) => sum + (series.failed[index] ?? 0), 0));
     return failed.some((value) => value > 0) ? [...done, { name: say("state.failed"), values: withEnd(failed, (last) => last), fill: colour("failed"), hatch: true }] : done;
   }, [throughput, theme, say]);
-  const marks = useMemo(() => marksOf(throughput.marks), [throughput]);
+  const marks = useMemo(() => marksOf(throughput.marks, say), [throughput, say]);
   return (
     <>
       <Plot label={say("now.ribbon")} times={times} bands={bands} marks={marks} height={height} stepped />

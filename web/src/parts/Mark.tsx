@@ -13,6 +13,7 @@ const looks: Record<string, readonly [Tone, Shape]> = {
   crashed: ["failed", "cross"], lost: ["failed", "cross"], quarantined: ["failed", "diamond"], blacklisted: ["failed", "diamond"],
   paused: ["paused", "bars"], draining: ["paused", "bars"], quota: ["paused", "bars"], snoozed: ["paused", "bars"],
   cancelled: ["skipped", "dash"], skipped: ["skipped", "dash"], empty: ["skipped", "dash"], stopped: ["skipped", "dash"],
+  in_use: ["running", "half"], used: ["done", "check"], unused: ["waiting", "ring"],
   idle: ["skipped", "dot"], released: ["skipped", "dot"],
 };
 

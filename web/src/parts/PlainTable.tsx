@@ -6,7 +6,7 @@ interface TableProps {
 }
 
 export function PlainTable({ heads, rows, none }: TableProps): React.ReactNode {
-  if (rows.length === 0) return <p className="quiet">{none}</p>;
+  if (rows.length === 0) return <p className="quiet section">{none}</p>;
   return (
     <div className="scroll-x section">
       <table className="plain-table wrap-table">

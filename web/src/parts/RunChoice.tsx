@@ -34,6 +34,18 @@ export function RunChoice({ runs, id, choose }: { runs: readonly RunSummary[]; i
   );
 }
 
+/** The command that makes a first run on any machine. */
+export function Keyless(): React.ReactNode {
+  const say = useWords();
+  return (
+    <p>
+      {say("now.empty.how")}
+      <br />
+      <code>gristmill run docs/handbook --workflow qa --model extractive</code>
+    </p>
+  );
+}
+
 /** What a screen about one run shows while there is none. */
 export function NoRun({ title, about }: { title: string; about: string }): React.ReactNode {
   const say = useWords();
@@ -45,6 +57,7 @@ export function NoRun({ title, about }: { title: string; about: string }): React
           {say("nav.start")}
         </Link>
       </p>
+      <Keyless />
     </Empty>
   );
 }

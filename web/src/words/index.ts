@@ -5,6 +5,7 @@ import { useChoice, type Language } from "./choice";
 import { crewWords } from "./crew";
 import { dataWords } from "./data";
 import { frameWords } from "./frame";
+import { markWords, reasonInChinese } from "./marks";
 import { nowWords } from "./now";
 import { pieceWords } from "./piece";
 import { reviewWords } from "./review";
@@ -13,7 +14,7 @@ import { setupWords } from "./setup";
 import { startWords } from "./start";
 
 const words = {
-  ...frameWords, ...nowWords, ...runWords, ...pieceWords, ...crewWords, ...reviewWords, ...dataWords, ...startWords, ...bulkWords, ...setupWords,
+  ...frameWords, ...nowWords, ...runWords, ...pieceWords, ...crewWords, ...reviewWords, ...dataWords, ...startWords, ...bulkWords, ...setupWords, ...markWords,
 } as const;
 
 export type Word = keyof typeof words;
@@ -34,8 +35,14 @@ export function useWords(): Say {
   return useCallback((word, values) => sayIn(language, word, values), [language]);
 }
 
-/** A word that is made at run time, such as a state: itself when it is not known. */
-export function sayKnown(say: Say, prefix: string, name: string): string {
+/** A word that is made at run time, such as a state: itself, or what else is given, when it is not known. */
+export function sayKnown(say: Say, prefix: string, name: string, values?: Values, otherwise = name.replaceAll("_", " ")): string {
   const key = `${prefix}.${name}`;
-  return key in words ? say(key as Word) : name.replaceAll("_", " ");
+  return key in words ? say(key as Word, values) : otherwise;
+}
+
+/** What holds something up, as the server says it, in the language that is chosen. */
+export function useReason(): (reason: string) => string {
+  const { language } = useChoice();
+  return (reason) => (language === "zh" ? reasonInChinese(reason) : reason);
 }

@@ -22,6 +22,7 @@ export const nowWords = {
   "now.cost": ["cost", "费用"],
   "now.held": ["held by", "受制于"],
   "now.ended": ["ended {at}", "结束于 {at}"],
+  "now.took": ["took {time}", "用时 {time}"],
   "now.older": ["All runs", "所有运行"],
   "now.total.per_minute": ["last minute", "最近一分钟"],
   "now.total.hour": ["last hour", "最近一小时"],

@@ -31,7 +31,7 @@ export const setupWords = {
   "limit.remove.title": ["Remove the limit {name}?", "移除限额 {name}？"],
   "limit.remove.about": ["What was learned about it is forgotten too. One that stands in gristmill.toml comes back.", "已学到的信息也会清除。写在 gristmill.toml 中的会恢复。"],
   "audit.about": ["every call that could change something, the newest first", "每个可能产生变更的调用，最新的在前"],
-  "audit.none": ["Nothing has been changed over the API yet.", "尚未通过 API 修改任何内容。"],
+  "audit.none": ["Nothing has been changed over the API or on this page yet. Whatever is, will stand here: who did it, and when.", "尚未通过 API 或本页修改任何内容。之后的每次修改都会列在这里：谁、何时。"],
   "audit.at": ["when", "时间"],
   "audit.who": ["who", "谁"],
   "audit.role": ["role", "角色"],

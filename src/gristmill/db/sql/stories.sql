@@ -47,6 +47,25 @@ select encode(key, 'hex') as id, state, provider || ':' || model as model, promp
     tokens_out, tokens_cached, latency_ms, cost, currency, tries, note, made_at
 from call where run = $1 and first_task = $2 and state <> 'intent' order by made_at limit $3;
 
+-- name: works_of
+-- Who did the work behind these records ($1), and what was noted of it.
+select distinct w.key, nullif(w.task_id, 0) as task_id, w.notes
+from unnest($1::bigint[]) as made (id)
+cross join lateral (select work_key from record where record.id = made.id offset 0) as r join work w on w.key = r.work_key;
+
+-- name: known
+-- Calls that other tasks ($1) have paid, and those with these keys ($2): when, by whom, and in which run.
+with paid as (
+    select c.key from (select id, run_id from task where id = any ($1::bigint[])
+                       union all select id, run_id from task_history where id = any ($1::bigint[])) as t
+    cross join lateral (select key from call where run = t.run_id and first_task = t.id and state <> 'intent' limit $3) as c
+    union select unnest($2::bytea[]))
+select encode(c.key, 'hex') as id, c.state, c.provider || ':' || c.model as model, c.prompt, c.status, c.finish_reason,
+    c.tokens_in, c.tokens_out, c.tokens_cached, c.latency_ms, c.cost, c.currency, c.tries, c.note, c.made_at,
+    c.first_task as task, c.run, r.name as run_name
+from paid join call c on c.key = paid.key and c.state <> 'intent' left join run r on r.id = c.run
+order by c.made_at, c.key limit $3;
+
 -- name: made_by
 -- Records that a task added to its run: children of its inputs ($3), or of what it gathered, at its step.
 select r.id, r.kind from (

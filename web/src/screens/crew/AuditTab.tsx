@@ -1,6 +1,6 @@
 /** Who changed what: every call that could, the newest first. */
 import { useInfiniteQuery } from "@tanstack/react-query";
-import { useCallback, useMemo } from "react";
+import { usePages } from "../../api/pages";
 import { auditQuery } from "../../api/crewQueries";
 import type { AuditEntry } from "../../api/types";
 import { Ask } from "../../parts/Ask";
@@ -12,11 +12,7 @@ import { clock } from "../../words/numbers";
 export function AuditTab(): React.ReactNode {
   const say = useWords();
   const audit = useInfiniteQuery(auditQuery);
-  const rows = useMemo(() => audit.data?.pages.flatMap((page) => page.items) ?? [], [audit.data]);
-  const { hasNextPage, isFetchingNextPage, fetchNextPage } = audit;
-  const atEnd = useCallback(() => {
-    if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
-  }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
+  const { rows, atEnd } = usePages(audit);
   const columns: readonly Column<AuditEntry>[] = [
     { name: say("audit.at"), width: "150px", cell: (row) => clock(row.at, true) },
     { name: say("audit.who"), width: "minmax(80px, 1fr)", cell: (row) => row.caller },

@@ -6,7 +6,7 @@ import { LaneRows } from "../../charts/LaneRows";
 import { Ask } from "../../parts/Ask";
 import { Same } from "../../parts/Same";
 import { Section } from "../../parts/Section";
-import { sayKnown, useWords } from "../../words";
+import { sayKnown, useReason, useWords } from "../../words";
 import { count } from "../../words/numbers";
 import { AuditTab } from "./AuditTab";
 import { LocksTab } from "./Locks";
@@ -33,6 +33,7 @@ const SAME: Record<Tab, readonly [string[], string]> = {
 
 function CrewTab(): React.ReactNode {
   const say = useWords();
+  const reason = useReason();
   const lanes = useQuery(lanesQuery);
   const sentence = useQuery(sentenceQuery);
   return (
@@ -42,7 +43,7 @@ function CrewTab(): React.ReactNode {
         {sentence.data?.because[0] && (
           <span className="quiet sentence-why">
             {" "}
-            {say("sentence.because", { n: count(sentence.data.because[0].tasks), run: sentence.data.because[0].run, stage: sentence.data.because[0].stage, reason: sentence.data.because[0].reason })}
+            {say("sentence.because", { n: count(sentence.data.because[0].tasks), run: sentence.data.because[0].run, stage: sentence.data.because[0].stage, reason: reason(sentence.data.because[0].reason) })}
           </span>
         )}
       </p>

@@ -1,7 +1,7 @@
 /** All records of a run, filtered by the grammar that exports use too. */
 import { useInfiniteQuery } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
-import { useCallback, useEffect, useMemo } from "react";
+import { usePages } from "../../api/pages";
 import { recordsQuery } from "../../api/queries";
 import type { RecordRow } from "../../api/types";
 import { FilterLine } from "../../parts/FilterLine";
@@ -29,14 +29,7 @@ export function TableView({ run, search }: { run: number; search: DataSearch }):
   const navigate = useNavigate({ from: "/data" });
   const filter = search.filter ?? (search.contains ? containing(search.contains) : "");
   const records = useInfiniteQuery(recordsQuery(run, search.kind ?? "", filter));
-  const rows = useMemo(() => records.data?.pages.flatMap((page) => page.items) ?? [], [records.data]);
-  const { hasNextPage, isFetchingNextPage, fetchNextPage } = records;
-  const atEnd = useCallback(() => {
-    if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
-  }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
-  useEffect(() => {
-    if (rows.length === 0) atEnd(); // a page may be short, and the next one not
-  }, [rows.length, atEnd]);
+  const { rows, atEnd } = usePages(records);
   const columns: readonly Column<RecordRow>[] = [
     { name: say("data.id"), width: "72px", number: true, cell: (row) => <span className="quiet">{row.id}</span> },
     { name: say("data.kind"), width: "100px", cell: (row) => row.kind },

@@ -12,7 +12,7 @@ import { Mark } from "../../parts/Mark";
 import { Same } from "../../parts/Same";
 import { Figure, Figures, Section } from "../../parts/Section";
 import { Trouble } from "../../parts/Trouble";
-import { useWords } from "../../words";
+import { useReason, useWords } from "../../words";
 import { count, money } from "../../words/numbers";
 import { AttemptDifferencePart } from "./AttemptDifference";
 import { Calls } from "./Calls";
@@ -22,6 +22,7 @@ const OVER = new Set(["completed", "cancelled"]);
 
 function Heading({ story }: { story: Story }): React.ReactNode {
   const say = useWords();
+  const reason = useReason();
   const { task } = story;
   const command = useMutation({
     mutationFn: (verb: "retry" | "cancel") => change("POST", `/tasks/${task.id}/${verb}`, {}),
@@ -56,7 +57,7 @@ function Heading({ story }: { story: Story }): React.ReactNode {
         {task.crashes > 0 && <Figure name={say("piece.crashes")} value={count(task.crashes)} note={say("piece.tries.of", { n: task.max_crashes })} />}
         <Figure name={say("piece.made")} value={count(story.records.length)} />
         {calls.length > 0 && <Figure name={say("piece.cost")} value={money(spent)} />}
-        {task.held_by && <Figure name={say("piece.held")} value={<span className="figure-text">{task.held_by}</span>} />}
+        {task.held_by && <Figure name={say("piece.held")} value={<span className="figure-text">{reason(task.held_by)}</span>} />}
       </Figures>
     </>
   );
@@ -88,7 +89,7 @@ export function Piece(): React.ReactNode {
               <LineageThread thread={answer.lineage} />
             </Section>
             <Section title={say("piece.calls")}>
-              <Calls calls={answer.attempts.flatMap((attempt) => attempt.calls)} failed={answer.attempts.some((attempt) => attempt.error ?? attempt.message)} />
+              <Calls story={answer} />
             </Section>
           </div>
           <Same commands={[answer.task.command, `gristmill why --task ${answer.task.id}`].filter(Boolean)} path={`/tasks/${answer.task.id}/story`} />

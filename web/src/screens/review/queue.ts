@@ -40,8 +40,16 @@ function withFront(state: State, piece: ReviewPiece, held: boolean): State {
 }
 
 /** At once, though the leases would end by themselves. */
-function giveBack(run: number, records: readonly number[]): void {
-  if (records.length > 0) lastWord("/reviews/release", { run: String(run), records });
+async function giveBack(run: number, records: readonly number[]): Promise<void> {
+  if (records.length > 0) await lastWord("/reviews/release", { run: String(run), records });
+}
+
+/** Claims and what is given back, one after the other: else what one desk gives back late is taken from the next one. */
+let turn: Promise<unknown> = Promise.resolve();
+function inTurn<T>(work: () => Promise<T>): Promise<T> {
+  const done = turn.then(work);
+  turn = done.catch(() => undefined);
+  return done;
 }
 
 export function useQueue(run: number, by: By, limit: number): Queue {
@@ -53,18 +61,24 @@ export function useQueue(run: number, by: By, limit: number): Queue {
   const mine = useRef<readonly number[]>([]); // what is claimed for this page: given back when it is left
   mine.current = state.pieces.map((piece) => piece.record_id);
   const alive = useRef(0);
+  const open = useRef(false); // a desk that was left claims nothing more
   const busy = useRef(false);
   const held = useRef(false);
   const hold = useCallback((value: boolean) => void (held.current = value), []);
 
   const claim = useCallback(async (): Promise<void> => {
-    if (busy.current) return;
+    if (busy.current || !open.current) return;
     busy.current = true;
     const began = alive.current;
     setClaiming(true);
     try {
-      const found = await change<ReviewPiece[]>("POST", "/reviews/claim", { run: String(run), by, limit });
-      if (began !== alive.current) return giveBack(run, found.map((piece) => piece.record_id)); // nobody looks at them any more
+      const found = await inTurn(async () => {
+        if (began !== alive.current) return [];
+        const given = await change<ReviewPiece[]>("POST", "/reviews/claim", { run: String(run), by, limit });
+        if (began !== alive.current) await giveBack(run, given.map((piece) => piece.record_id)); // nobody looks at them any more
+        return given;
+      });
+      if (began !== alive.current) return;
       setState((before) => {
         const fresh = found.filter((piece) => !gone.current.has(piece.record_id) && !before.pieces.some((held) => held.record_id === piece.record_id));
         return { ...before, pieces: [...before.pieces, ...fresh] };
@@ -74,23 +88,28 @@ export function useQueue(run: number, by: By, limit: number): Queue {
     } catch (problem) {
       if (began === alive.current) setError(problem);
     } finally {
-      busy.current = false;
-      if (began === alive.current) setClaiming(false);
+      if (began === alive.current) {
+        busy.current = false;
+        setClaiming(false);
+      }
     }
   }, [run, by, limit]);
 
   useEffect(() => {
     alive.current += 1;
+    open.current = true;
     busy.current = false;
     gone.current = new Set();
     setState({ pieces: [], at: 0 });
     void claim();
-    const release = (): void => giveBack(run, mine.current);
-    window.addEventListener("pagehide", release);
+    const closing = (): void => void giveBack(run, mine.current); // there is no time to wait
+    window.addEventListener("pagehide", closing);
     return () => {
-      window.removeEventListener("pagehide", release);
+      window.removeEventListener("pagehide", closing);
       alive.current += 1;
-      release();
+      open.current = false;
+      const left = mine.current;
+      void inTurn(() => giveBack(run, left));
     };
   }, [claim, run]);
 

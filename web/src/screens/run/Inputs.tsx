@@ -1,6 +1,7 @@
 /** The inputs of a run; all that match are paused, go on, or are dropped together. */
 import { useInfiniteQuery } from "@tanstack/react-query";
-import { useCallback, useEffect, useMemo, useState } from "react";
+import { useCallback, useState } from "react";
+import { usePages } from "../../api/pages";
 import { itemsQuery } from "../../api/queries";
 import type { Item, RunDetail } from "../../api/types";
 import { Ask } from "../../parts/Ask";
@@ -25,15 +26,9 @@ export function Inputs({ run, look }: { run: RunDetail; look: (item: Item) => vo
   const [bulk, setBulk] = useState<Verb | null>(null);
   const [begun, setBegun] = useState<number | null>(null);
   const items = useInfiniteQuery(itemsQuery(run.id, filter));
-  const rows = useMemo(() => items.data?.pages.flatMap((page) => page.items) ?? [], [items.data]);
-  const { hasNextPage, isFetchingNextPage, fetchNextPage, refetch } = items;
-  const atEnd = useCallback(() => {
-    if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
-  }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
+  const { rows, atEnd } = usePages(items);
+  const { refetch } = items;
   const ended = useCallback(() => void refetch(), [refetch]);
-  useEffect(() => {
-    if (filter && rows.length === 0) atEnd(); // a page of a filter may be short, and the next one not
-  }, [filter, rows.length, atEnd]);
   const columns: readonly Column<Item>[] = [
     { name: say("run.piece.id"), width: "72px", number: true, cell: (row) => <span className="quiet">{row.id}</span> },
     { name: say("run.input.name"), width: "minmax(120px, 2fr)", cell: (row) => row.name },

@@ -1,7 +1,8 @@
 /** What a run is made of, as many as there are: its pieces of work, or its inputs. */
 import { useInfiniteQuery } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
-import { useCallback, useEffect, useMemo, useState } from "react";
+import { useEffect, useState } from "react";
+import { usePages } from "../../api/pages";
 import { tasksQuery } from "../../api/queries";
 import type { Item, RunDetail, TaskRow } from "../../api/types";
 import { Ask } from "../../parts/Ask";
@@ -38,14 +39,7 @@ function Tasks({ run, seen, setFilter }: { run: RunDetail; seen: Seen; setFilter
   const [bulk, setBulk] = useState<Verb | null>(null);
   const [begun, setBegun] = useState<number | null>(null);
   const tasks = useInfiniteQuery(tasksQuery(run.id, state, stage, filter));
-  const rows = useMemo(() => tasks.data?.pages.flatMap((page) => page.items) ?? [], [tasks.data]);
-  const { hasNextPage, isFetchingNextPage, fetchNextPage } = tasks;
-  const atEnd = useCallback(() => {
-    if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
-  }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
-  useEffect(() => {
-    if (filter && rows.length === 0) atEnd(); // a page of a filter may be short, and the next one not
-  }, [filter, rows.length, atEnd]);
+  const { rows, atEnd } = usePages(tasks);
   const columns: readonly Column<TaskRow>[] = [
     { name: say("run.piece.id"), width: "72px", number: true, cell: (row) => <span className="quiet">{row.id}</span> },
     { name: say("run.piece.stage"), width: "minmax(70px, 0.7fr)", cell: (row) => row.stage },

@@ -9,7 +9,7 @@ import { Ask } from "../../parts/Ask";
 import { Mark } from "../../parts/Mark";
 import { Same } from "../../parts/Same";
 import { Figure, Figures, Section } from "../../parts/Section";
-import { useWords } from "../../words";
+import { useReason, useWords } from "../../words";
 import { useChoice } from "../../words/choice";
 import { clock, count, duration, percent, relative } from "../../words/numbers";
 import { DifferencePart } from "./Difference";
@@ -21,6 +21,7 @@ import { Stages } from "./Stages";
 
 function Heading({ run }: { run: RunDetail }): React.ReactNode {
   const say = useWords();
+  const reason = useReason();
   const { language } = useChoice();
   const { done, total, reused } = run.progress;
   return (
@@ -42,7 +43,7 @@ function Heading({ run }: { run: RunDetail }): React.ReactNode {
           <Figure name={say("run.took")} value={duration(run.seconds)} note={clock(run.ended_at)} />
         )}
         <Figure name={say("run.spent")} value={spent(run.cost)} note={run.budget ? say("run.budget", { budget: spent([run.budget]) }) : undefined} />
-        {run.held_by && <Figure name={say("run.held")} value={<span className="figure-text">{run.held_by}</span>} />}
+        {run.held_by && <Figure name={say("run.held")} value={<span className="figure-text">{reason(run.held_by)}</span>} />}
         {reused > 0 && <Figure name={say("run.reused", { n: "" }).trim()} value={count(reused)} />}
       </Figures>
     </>
@@ -79,6 +80,7 @@ function FlowPart({ run }: { run: RunDetail }): React.ReactNode {
 
 function HeldPart({ run }: { run: RunDetail }): React.ReactNode {
   const say = useWords();
+  const reason = useReason();
   const held = useQuery(heldQuery(run.id));
   if (!isOpen(run) || held.data?.length === 0) return null;
   return (
@@ -90,7 +92,7 @@ function HeldPart({ run }: { run: RunDetail }): React.ReactNode {
               <li key={`${row.stage}-${row.reason}`}>
                 <b className="number">{row.tasks ? count(row.tasks) : "–"}</b>
                 <div className="cause-text">
-                  <span className="chip">{row.stage}</span> {row.tasks ? row.reason : say("run.why.barrier")}
+                  <span className="chip">{row.stage}</span> {row.tasks ? reason(row.reason) : say("run.why.barrier")}
                 </div>
               </li>
             ))}

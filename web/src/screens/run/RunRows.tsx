@@ -3,7 +3,7 @@ import { Link } from "@tanstack/react-router";
 import type { Money, RunSummary } from "../../api/types";
 import { Bar } from "../../parts/Bar";
 import { Mark } from "../../parts/Mark";
-import { useWords } from "../../words";
+import { useReason, useWords } from "../../words";
 import { useChoice } from "../../words/choice";
 import { clock, count, duration, money, percent, relative } from "../../words/numbers";
 
@@ -23,6 +23,7 @@ export function partsOf(run: { progress: RunSummary["progress"] }): { state: str
 
 export function RunRows({ runs }: { runs: readonly RunSummary[] }): React.ReactNode {
   const say = useWords();
+  const reason = useReason();
   const { language } = useChoice();
   return (
     <div className="scroll-x">
@@ -66,8 +67,8 @@ export function RunRows({ runs }: { runs: readonly RunSummary[] }): React.ReactN
                   {spent(run.cost)}
                   {run.budget && <span className="quiet"> / {spent([run.budget])}</span>}
                 </td>
-                <td className="held clip" title={run.held_by ?? ""}>
-                  {isOpen(run) ? (run.held_by ?? <span className="quiet">–</span>) : <span className="quiet">{duration(run.seconds)}</span>}
+                <td className="held clip" title={run.held_by ? reason(run.held_by) : ""}>
+                  {isOpen(run) ? (run.held_by ? reason(run.held_by) : <span className="quiet">–</span>) : <span className="quiet">{say("now.took", { time: duration(run.seconds) })}</span>}
                 </td>
               </tr>
             );

@@ -5,7 +5,13 @@ import { bytes, count } from "../../words/numbers";
 
 const SHOWN = 8;
 
-export function FileDrop({ files, setFiles }: { files: readonly File[]; setFiles: (files: readonly File[]) => void }): React.ReactNode {
+interface Props {
+  files: readonly File[];
+  setFiles: (files: readonly File[]) => void;
+  children: React.ReactNode; // what can be done with those that are chosen
+}
+
+export function FileDrop({ files, setFiles, children }: Props): React.ReactNode {
   const say = useWords();
   const input = useRef<HTMLInputElement>(null);
   const folder = useRef<HTMLInputElement>(null);
@@ -57,6 +63,7 @@ export function FileDrop({ files, setFiles }: { files: readonly File[]; setFiles
             <button type="button" className="link-button" onClick={() => setFiles([])}>
               {say("start.files.clear")}
             </button>
+            {children}
           </p>
         </>
       )}

@@ -1,7 +1,7 @@
 /** What the run would take; every figure is the likely one, with its range. */
 import type { Plan } from "../../api/types";
 import { Figure, Figures, Section } from "../../parts/Section";
-import { useWords } from "../../words";
+import { useReason, useWords } from "../../words";
 import { bytes, count, duration, money, short } from "../../words/numbers";
 
 type Range = readonly number[];
@@ -21,6 +21,7 @@ function whole(value: number): string {
 
 export function PlanPart({ plan }: { plan: Plan }): React.ReactNode {
   const say = useWords();
+  const reason = useReason();
   const costs = Object.entries(plan.cost);
   const [currency, cost] = costs[0] ?? ["USD", [0, 0, 0]];
   const asMoney = (value: number): string => (currency === "USD" ? money(value) : `${value.toFixed(2)} ${currency}`);
@@ -32,7 +33,7 @@ export function PlanPart({ plan }: { plan: Plan }): React.ReactNode {
         <Figure name={say("start.plan.calls")} value={whole(likely(plan.calls))} note={spread(plan.calls, whole)} />
         <Figure name={say("start.plan.tokens")} value={whole(likely(tokens))} note={spread(tokens, whole)} />
         <Figure name={say("start.plan.cost")} value={likely(cost) === 0 ? say("start.plan.free") : asMoney(likely(cost))} note={spread(cost, asMoney)} />
-        <Figure name={say("start.plan.time")} value={duration(likely(plan.seconds))} note={say("start.plan.bound", { what: plan.bound_by })} />
+        <Figure name={say("start.plan.time")} value={duration(likely(plan.seconds))} note={say("start.plan.bound", { what: reason(plan.bound_by) })} />
         <Figure name={say("start.plan.disk")} value={bytes(plan.disk_bytes)} />
       </Figures>
       {likely(plan.known) >= 1 && <p className="quiet">{say("start.plan.known", { n: whole(likely(plan.known)) })}</p>}

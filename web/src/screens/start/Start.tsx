@@ -15,6 +15,7 @@ import { useWords } from "../../words";
 import { percent } from "../../words/numbers";
 import { FileDrop } from "./FileDrop";
 import { PlanPart } from "./PlanPart";
+import { Uploads } from "./Uploads";
 import { optionsOf } from "./options";
 
 type Wish = Partial<NewRun>;
@@ -32,24 +33,38 @@ export function Start(): React.ReactNode {
   const { wish, set, paths, setPaths, options, setOptions } = useWish();
   const [files, setFiles] = useState<readonly File[]>([]);
   const [part, setPart] = useState<number | null>(null);
+  const [kept, setKept] = useState<string | null>(null); // an upload that is there already
   const [sent, setSent] = useState<{ files: readonly File[]; id: string } | null>(null);
   const workflows = useQuery(workflowsQuery);
   const models = useQuery(modelsQuery);
 
-  const body = async (): Promise<Wish> => {
-    const sources = paths.split("\n").map((line) => line.trim()).filter(Boolean);
-    const rest: Wish = { ...wish, parameters: optionsOf(options) as NonNullable<Wish["parameters"]> };
-    if (files.length === 0) return { ...rest, sources };
-    if (sent?.files === files) return { ...rest, upload: sent.id };
+  const send = async (): Promise<string> => {
+    if (sent?.files === files) return sent.id;
     setPart(0);
     try {
       const answer = await upload<Upload>("/uploads", files, setPart);
       setSent({ files, id: answer.upload });
-      return { ...rest, upload: answer.upload };
+      void cache.invalidateQueries({ queryKey: ["uploads"] });
+      return answer.upload;
     } finally {
       setPart(null);
     }
   };
+  const body = async (): Promise<Wish> => {
+    const sources = paths.split("\n").map((line) => line.trim()).filter(Boolean);
+    const rest: Wish = { ...wish, parameters: optionsOf(options) as NonNullable<Wish["parameters"]> };
+    if (files.length > 0) return { ...rest, upload: await send() };
+    return kept ? { ...rest, upload: kept } : { ...rest, sources };
+  };
+  const choose = (id: string | null): void => {
+    setKept(id);
+    if (id) setFiles([]);
+  };
+  const add = (chosen: readonly File[]): void => {
+    setFiles(chosen);
+    setKept(null);
+  };
+  const keep = useMutation({ mutationFn: send, onSuccess: choose });
   const plan = useMutation({ mutationFn: async () => change<Plan>("POST", "/runs/plan", await body()) });
   const go = useMutation({
     mutationFn: async () => change<RunDetail>("POST", "/runs", await body()),
@@ -58,8 +73,10 @@ export function Start(): React.ReactNode {
       void navigate({ to: "/runs/$run", params: { run: String(run.id) } });
     },
   });
-  const ready = files.length > 0 || paths.trim() !== "";
-  const busy = plan.isPending || go.isPending;
+  const apart = files.length > 0 || kept !== null; // what the places on the server do not count beside
+  const ready = apart || paths.trim() !== "";
+  const busy = plan.isPending || go.isPending || keep.isPending;
+  const trouble = go.error ?? plan.error ?? keep.error;
   useKeys("here", [
     { keys: "p", about: say("start.plan"), go: () => ready && !busy && plan.mutate() },
     { keys: "Mod+enter", about: say("start.go"), go: () => ready && !busy && go.mutate(), typing: true },
@@ -75,13 +92,18 @@ export function Start(): React.ReactNode {
       <div className="columns columns-even">
         <div>
           <Section title={say("start.files")}>
-            <FileDrop files={files} setFiles={setFiles} />
+            <FileDrop files={files} setFiles={add}>
+              <button type="button" className="button" disabled={busy || sent?.files === files} onClick={() => keep.mutate()}>
+                {say("start.files.keep")}
+              </button>
+            </FileDrop>
             {part !== null && <p role="status">{say("start.files.sending", { part: percent(part) })}</p>}
             <label className="field start-paths">
               {say("start.paths")}
-              <textarea rows={2} value={paths} disabled={files.length > 0} onChange={(event) => setPaths(event.target.value)} className="mono" spellCheck={false} />
+              <textarea rows={2} value={paths} disabled={apart} onChange={(event) => setPaths(event.target.value)} className="mono" spellCheck={false} />
             </label>
           </Section>
+          <Uploads chosen={kept ?? (files.length > 0 && sent?.files === files ? sent.id : null)} choose={choose} />
         </div>
         <Section title={say("start.workflow")}>
           <div className="form">
@@ -130,9 +152,9 @@ export function Start(): React.ReactNode {
         </button>
         <span className="quiet">{ready ? say("start.plan.about") : say("start.needs")}</span>
       </div>
-      {(go.error ?? plan.error) && <Trouble error={go.error ?? plan.error} />}
+      {trouble && <Trouble error={trouble} />}
       {plan.data && <PlanPart plan={plan.data} />}
-      <Same commands={[`gristmill run ${place || "FOLDER"} --workflow ${wish.workflow} --model ${wish.model ?? "extractive"}`, `gristmill run ${place || "FOLDER"} --workflow ${wish.workflow} --plan`]} path="/runs" body={{ workflow: wish.workflow, sources: [place || "FOLDER"], model: wish.model ?? "extractive" }} />
+      <Same commands={[`gristmill run ${place || "FOLDER"} --workflow ${wish.workflow} --model ${wish.model ?? "extractive"}`, `gristmill run ${place || "FOLDER"} --workflow ${wish.workflow} --plan`]} path="/runs" body={{ workflow: wish.workflow, ...(kept ? { upload: kept } : { sources: [place || "FOLDER"] }), model: wish.model ?? "extractive" }} />
     </>
   );
 }
