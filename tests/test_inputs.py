@@ -115,6 +115,12 @@ async def test_a_url_that_cannot_be_fetched_says_so_and_shows_no_secret(url: str
     assert "secret" not in found.reason + found.name
 
 
+async def test_a_host_that_can_have_no_name_is_unknown() -> None:
+    found = await got(f"https://{'a' * 300}/x")
+    assert isinstance(found, Unreadable)
+    assert found.code == "F121"
+
+
 def test_a_url_with_a_password_is_refused_before_anything_is_kept() -> None:
     with pytest.raises(UsageError) as error:
         Inputs.of(["https://user:secret@example.org/x"])

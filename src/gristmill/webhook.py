@@ -126,12 +126,14 @@ def _plain(error: Exception, url: str) -> str:
 
 
 async def resolve(host: str, port: int, *, private: bool, shown: str) -> list[str]:
-    """The addresses of a host, all of them allowed. Raises `InputError` N203, `TransientError` N301."""
+    """The addresses of a host, all of them allowed. Raises `InputError` N202, N203, `TransientError` N301."""
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise TransientError(f"no address is known for {shown}: {error.strerror}", code="N301") from None
+    except UnicodeError:  # no host can have so long a name
+        raise InputError(f"{shown[:300]} has no name of a host", code="N202") from None
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for text in addresses:
         verdict = forbidden(ipaddress.ip_address(text), private=private)

@@ -124,7 +124,8 @@ async def test_another_name_for_this_machine_gets_nothing(api: Api) -> None:
 async def test_a_page_of_another_site_changes_nothing(api: Api) -> None:
     own = api.url
     for headers in (
-        {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": own.replace("http:", "http:x")},
+        {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://[::1"},
+        {"Origin": own.replace("http:", "http:x")},
         {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
     ):  # fmt: skip
         refused = await api.post("/api/control/pause", headers=headers)

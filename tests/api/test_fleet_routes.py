@@ -119,6 +119,13 @@ async def test_models_are_kept_and_no_key_is_shown_or_taken(shared: Api) -> None
         refused = await shared.put("/api/models/other", json={"provider": "openai", "model": "x", **wrong})
         assert refused.status_code == 422
         assert secret not in refused.text
+    for wrong, code in (
+        ({"base_url": "https://u:word@host/v1"}, "M103"), ({"base_url": "http://["}, "M103"),
+        ({"base_url": "ftp://host"}, "M103"), ({"parameters": {"stream": True}}, "M104"),
+    ):  # fmt: skip
+        refused = await shared.put("/api/models/other", json={"provider": "openai", "model": "x", **wrong})
+        assert (refused.status_code, refused.json()["code"]) == (422, code)
+        assert "word" not in refused.text.replace("password", "")
     assert (await shared.delete("/api/models/fast")).status_code == 204
     assert (await shared.delete("/api/models/fast")).status_code == 404
 

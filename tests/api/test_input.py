@@ -56,12 +56,20 @@ async def test_an_unknown_address_or_method_is_a_problem_too(shared: Api) -> Non
     assert plan["status"] == 405
 
 
+async def test_an_address_that_no_file_can_have_is_no_fault_of_ours(shared: Api) -> None:
+    for name in ("x" * 300, "x" * 5000, "..%2F" * 40 + "etc", "%00", "%ff"):
+        assert said(await shared.get(f"/assets/{name}.js"))["status"] == 404
+        assert (await shared.get(f"/assets/{name}")).status_code == 200  # the page, which says so itself
+
+
 WRONG_BODIES = [
     (b"{", 422, "not JSON"), (b"\xff\xfe", 422, "not JSON"), (b'{"runs": NaN}', 422, "not JSON"),
     (b"[" * 100_000, 422, "nested"), (b"[" * 66 + b"]" * 66, 422, "64 levels"), (b"[]", 422, ""),
     (b'{"runs": "all"}', 422, "runs"), (b'{"everything": true}', 422, "everything"),
     (b'{"runs": ["' + b"x" * 201 + b'"]}', 422, "runs"), (b'{"runs": ["\\u0000"]}', 422, "character"),
-    (b'{"runs": ["\\ud800"]}', 422, ""), (b'{"runs": ["' + b"x" * 11_000_000 + b'"]}', 413, "bytes"),
+    (b'{"runs": ["\\ud800"]}', 422, "surrogate"), (b'{"\\uDFFF": 1}', 422, "surrogate"),
+    (b'{"runs": ["\xed\xa0\x80"]}', 422, "not JSON"), ('{"runs": []}'.encode("utf-16"), 422, "not JSON"),
+    (b'{"runs": ["' + b"x" * 11_000_000 + b'"]}', 413, "bytes"),
 ]  # fmt: skip
 
 
@@ -71,6 +79,24 @@ async def test_a_body_that_is_wrong_is_refused_and_never_repeated(shared: Api) -
         assert answer.status_code == status, answer.text
         assert words in said(answer)["detail"]
         assert len(answer.content) < 2000
+
+
+async def test_the_body_of_a_login_is_refused_as_any_other(shared: Api) -> None:
+    for content, kind, status in (
+        (b"{", "application/json", 422), (b'{"token": NaN}', "application/json", 422),
+        (b"[" * 100_000, "application/json", 422), (b'{"token": "\\ud800"}', "application/json", 422),
+        (b'{"token": "' + b"x" * 11_000_000 + b'"}', "application/json", 413),
+        (b'{"token": "a"}', "text/plain", 415), (b"token=a", "application/x-www-form-urlencoded", 415),
+    ):  # fmt: skip
+        answer = await shared.post("/api/session", content=content, headers={"Content-Type": kind})
+        assert (answer.status_code, said(answer)["code"]) == (status, f"A{status}"), (content[:20], answer.text)
+
+
+async def test_an_answer_repeats_little_of_what_was_wrong_and_only_text() -> None:
+    asked = problems.answer(UsageError(f'there is no column "{"x" * 10_000}"', hint="y" * 10_000))
+    assert len(asked.body) < 5000
+    unnamed = problems.answer(UsageError("there is no file \udcff.md"))
+    assert json.loads(bytes(unnamed.body))["detail"] == "there is no file ?.md"
 
 
 async def test_only_json_is_taken(shared: Api) -> None:

@@ -114,8 +114,10 @@ async def test_bodies_of_a_run_that_cannot_be_say_what_is_wrong(api: Api) -> Non
         ({"sources": ["docs"], "parameters": {"split.size": "huge"}}, 422, "U300"),
         ({"sources": ["docs"], "set": "nothing"}, 422, "U304"), ({"sources": ["docs"], "budget": -1}, 422, "A422"),
         ({"sources": ["docs"], "model": "openai:gpt-4.1-mini"}, 503, "M101"),
+        ({"sources": ["docs"], "model": "nothing"}, 422, "M102"),
         ({"sources": ["docs"], "model": None}, 422, "U100"), ({"sources": ["docs"], "after": ["nothing"]}, 404, "A404"),
         ({"sources": ["http://name:secret@example.org/"]}, 422, "U102"), ({"sources": ["docs\0"]}, 422, None),
+        ({"sources": ["x" * 300]}, 422, "U101"), ({"sources": ["x" * 4000]}, 422, "U101"),
         ({"sources": [""]}, 422, "A422"), ({"sources": ["docs"] * 1001}, 422, "A422"),
     ):  # fmt: skip
         found = await api.post("/api/runs", json=wrong)

@@ -68,6 +68,19 @@ async def test_histograms_count_every_result_once(api: Api) -> None:
     assert (await api.get("/api/records/histogram", params={"run": run.id, "field": "x"})).status_code == 422
 
 
+async def test_a_range_that_cannot_be_had_is_a_problem_as_any_other(api: Api) -> None:
+    hashed = await api.app.blobs.write(b"0123456789")
+    for asked, status in (("bytes=2-3", 206), ("bytes=9-1,zz", 400), ("lines=1", 400), ("bytes=99-", 416)):
+        found = await api.get(f"/api/blobs/{hashed}", headers={"Range": asked})
+        assert found.status_code == status
+        if status == 206:
+            assert found.text == "23"
+        else:
+            assert found.json()["code"] == f"A{status}"
+            assert found.headers["content-type"] == "application/problem+json"
+    assert found.headers["content-range"] == "bytes */10"
+
+
 async def test_a_blob_that_could_run_in_a_browser_is_a_download_without_a_type(api: Api) -> None:
     page = await api.app.blobs.write(b"<script>alert(1)</script>")
     drawing = await api.app.blobs.write(b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>')

@@ -90,7 +90,10 @@ async def test_the_pictures_of_a_finished_run_end_where_its_counters_do(api: Api
     ribbon = await api.json("/api/throughput", params={"minutes": 5})
     done = sum(sum(series["completed"]) for series in ribbon["series"])
     assert done == sum(stage["done"] for stage in stages)
-    assert [mark["event"] for mark in ribbon["marks"] if mark["run"] == run.id] == ["run.start", "run.end"]
+    marks = [mark for mark in ribbon["marks"] if mark["run"] == run.id]
+    assert [(mark["event"], mark["facts"].get("state")) for mark in marks] == [
+        ("run.start", None), ("run.end", "completed"),
+    ]  # fmt: skip
 
 
 async def test_the_difference_to_the_run_before_names_options_models_and_the_words_of_prompts(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
+import re
 import stat
 import struct
 import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from gristmill.data.archives import Bounds, expand
 from gristmill.data.blobs import Blobs
 from gristmill.data.intake import found_in
 from gristmill.data.scan import Found, Unreadable, scan
-from gristmill.data.selection import Inputs, matches
+from gristmill.data.selection import Inputs, matches, pattern
 from gristmill.errors import InputError
 from tests.data.test_scan import make
 
@@ -63,6 +66,29 @@ def test_a_glob_follows_no_link_that_leaves_its_folder(tmp_path):
     (tmp_path / "docs/far").symlink_to(tmp_path / "outside")
     assert entries(tmp_path / "docs/*.md") == {"a.md": "", "out.md": "F104"}
     assert entries(tmp_path / "docs/*/*.md") == {"far/b.md": "F104"}
+
+
+@pytest.mark.parametrize(
+    ("glob", "name"),
+    [
+        ("**" * 30 + "x", "a" * 4000), ("*a" * 40 + "b", "a" * 255), ("**a" * 40 + "b", "a" * 4000),
+        ("**/a/" * 40 + "b", "a/" * 2000), ("**/*a*a*a*a*b/" * 10 + "c", ("a" * 250 + "/") * 16),
+    ],
+)  # fmt: skip
+@pytest.mark.timeout(60)
+def test_no_glob_searches_a_name_for_long(glob: str, name: str):
+    assert pattern(glob).fullmatch(name) is None  # one that tries all ways ends after the universe does
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "/", "*", "**", "**/", "/**/", "?", "[ab]", "[!a]"]), max_size=7).map("".join),
+    st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=4).map("/".join),
+)
+def test_a_glob_means_what_all_ways_of_reading_it_mean(glob: str, name: str):
+    assume(not re.search(r"[^/]\*\*/", glob))
+    parts = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]", "[ab]": "[ab]", "[!a]": "[^/a]"}
+    plain = re.sub(r"\*\*/|\*\*|\*|\?|\[ab\]|\[!a\]", lambda found: parts[found[0]], glob)
+    assert bool(pattern(glob).fullmatch(name)) == bool(re.fullmatch(plain, name))
 
 
 def test_names_are_included_and_excluded_by_globs_and_size(tmp_path):

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -91,10 +92,30 @@ def test_what_cannot_be_read_is_reported_and_the_rest_goes_on(tmp_path):
     assert len(entries) == 5
 
 
+def test_a_folder_whose_list_breaks_off_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch):
+    class BreaksOff:  # as a folder of the network does, or one of /proc
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def __iter__(self):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    make(tmp_path, "a.md", "far/b.md", "z.md")
+    really = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: BreaksOff() if Path(path).name == "far" else really(path))
+    found = {entry.name: getattr(entry, "code", "") for entry in scan([tmp_path], ordered=False)}
+    assert found == {"a.md": "", "far": "F102", "z.md": ""}
+
+
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="needs to become another user")
-def test_a_file_and_a_folder_without_permission_are_reported(tmp_path_factory):
+@pytest.mark.parametrize("glob", ["", "/**/*"])
+def test_a_file_and_a_folder_without_permission_are_reported(glob):
     folder = Path("/tmp") / f"gristmill-scan-{os.getpid()}"  # below tmp_path nobody else may look
     make(folder, "a.md", "closed.md", "shut/inside.md")
+    (folder / "link.md").symlink_to("shut/inside.md")
     try:
         folder.chmod(0o755)
         (folder / "closed.md").chmod(0o000)
@@ -106,12 +127,14 @@ def test_a_file_and_a_folder_without_permission_are_reported(tmp_path_factory):
         sources = Path(__file__).parents[2] / "src"
         user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--inh-caps=-all"]
         result = subprocess.run(
-            [*user, sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=False,
+            [*user, sys.executable, "-c", program, f"{folder}{glob}"], capture_output=True, text=True, check=False,
             env={"PYTHONPATH": str(sources), "PATH": os.environ["PATH"]},
         )  # fmt: skip
         if result.returncode != 0 and "Permission denied" in result.stderr and "gristmill" not in result.stdout:
             pytest.skip("the other user may not run this Python")
-        assert json.loads(result.stdout) == [["a.md", ""], ["closed.md", "F102"], ["shut", "F102"]], result.stderr
+        assert result.returncode == 0, result.stderr
+        refused = [[name, "F102"] for name in ("closed.md", "link.md", "shut")]
+        assert json.loads(result.stdout) == [["a.md", ""], *refused]
     finally:
         (folder / "shut").chmod(0o755)
         shutil.rmtree(folder)

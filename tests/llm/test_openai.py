@@ -185,8 +185,12 @@ async def test_a_key_is_nowhere_but_in_the_request(
 
 
 @pytest.mark.parametrize(
-    "url", ["", "api.openai.com/v1", "ftp://host/v1", "http://", "https://user:pass@host/v1", "https://host/v1?key=1"]
-)
+    "url",
+    [
+        "", "api.openai.com/v1", "ftp://host/v1", "http://", "https://user:pass@host/v1", "https://host/v1?key=1",
+        "http://[", "http://host:99999/", "http://a host/", "http://host/\r\nX: y",
+    ],
+)  # fmt: skip
 def test_a_base_url_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
     with pytest.raises(ModelSetupError) as caught:
         OpenAIModel("m", base_url=url)

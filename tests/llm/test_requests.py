@@ -126,6 +126,19 @@ async def test_requests_are_carried_to_another_database_and_are_pruned_without_t
     assert await pool.fetchval("select count(*) from call_frame") == 0
 
 
+async def test_thousands_of_requests_of_the_same_moment_are_all_forgotten(pool: Any) -> None:
+    moment = datetime(2030, 1, 1, tzinfo=UTC)
+    sql = (
+        "insert into call (key, state, owner, deadline, provider, model, status, response, request, made_at) "
+        "select sha256(int8send(n)), 'ok', gen_random_uuid(), $1, 'p', 'm', 200, '', '{}',"
+        " $1::timestamptz + $2::interval * (n / 2200) from generate_series(1, 3300) n"
+    )
+    await pool.execute(sql, moment, timedelta(seconds=1))
+    assert (await calls.forget_requests(pool, moment + timedelta(seconds=1))).removed == 2199
+    assert (await calls.forget_requests(pool, moment + timedelta(days=1))).removed == 1101
+    assert await pool.fetchval("select count(request) from call") == 0
+
+
 async def test_a_frame_that_a_process_still_uses_is_not_pruned(ledgered: LedgeredModel, pool: Any) -> None:
     await ledgered.complete(question(1))
     await calls.prune(pool, datetime.now(UTC) + timedelta(days=2))

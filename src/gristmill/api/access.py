@@ -127,7 +127,7 @@ class Access:
         if origin is None:
             wrong = needed or site in ("cross-site", "same-site")
         else:
-            wrong = urlsplit(origin).netloc.casefold() != self._host(connection).casefold()
+            wrong = _place(origin) != self._host(connection).casefold()
         if wrong:
             raise Refused(
                 403, "this came from a page of another site", code="A403", safe="nothing was changed",
@@ -228,6 +228,14 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _place(origin: str) -> str | None:
+    """Host and port of an Origin header; None for what is no such header."""
+    try:
+        return urlsplit(origin).netloc.casefold()
+    except ValueError:
+        return None
 
 
 def _name(host: str) -> str | None:

@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, cast
 
 from fastapi import Response
-from fastapi.responses import FileResponse
 
 from gristmill.api import single_tasks
 from gristmill.api.access import Caller
 from gristmill.api.bulk_shapes import ExportState, FormatInfo, Preview, WantedExport, WantedPreview
+from gristmill.api.file_answers import FileAnswer
 from gristmill.api.problems import NotFound, Refused
 from gristmill.api.single_tasks import SingleTask
 from gristmill.app import App
@@ -151,6 +151,6 @@ async def file(app: App, number: int) -> Response:
                "ETag": f'"{found.sha256}"'}  # fmt: skip
     path = app.blobs.path(found.sha256)
     if await asyncio.to_thread(path.is_file):
-        return FileResponse(path, media_type="application/octet-stream", headers=headers)
+        return FileAnswer(path, media_type="application/octet-stream", headers=headers)
     data = await app.blobs.read(found.sha256)
     return Response(data, media_type="application/octet-stream", headers=headers)

@@ -164,7 +164,7 @@ def _place(app: App, source: str, caller: Caller) -> Path:
             hint="upload the files, or put them below the folder that holds the data folder",
             safe="nothing was started",
         )  # fmt: skip
-    if not real.exists():
+    if not os.path.exists(real):  # also for a name that is longer than a name can be
         raise UsageError(f"there is no such file or folder: {source[:300]}", code="U101", safe="nothing was started")
     return path
 

@@ -12,10 +12,11 @@ from importlib import resources
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from gristmill.api import problems
+from gristmill.api.file_answers import FileAnswer
 
 FOREVER = "public, max-age=31536000, immutable"  # the build puts a hash of what is in it into each of these names
 PACKED = (".js", ".css", ".html", ".svg")  # fonts and pictures are small already
@@ -67,7 +68,7 @@ async def _answer(file: Path, request: Request, kept: str) -> Response:
     if packed:
         content = await asyncio.to_thread(_packed, file, about.st_mtime_ns)
         return Response(content, media_type=media_type, headers=headers | {"Content-Encoding": "gzip"})
-    return FileResponse(file, media_type=media_type, headers=headers)
+    return FileAnswer(file, media_type=media_type, headers=headers)
 
 
 def _about(file: Path) -> os.stat_result:
@@ -94,4 +95,4 @@ def _inside(root: Path, path: str) -> Path | None:
     if "\0" in path or len(path) > 1000:
         return None
     file = (root / path).resolve()
-    return file if file.is_file() and file.is_relative_to(root) else None
+    return file if os.path.isfile(file) and file.is_relative_to(root) else None  # Path.is_file raises for a long name

@@ -31,16 +31,20 @@ from gristmill.errors import (
 
 log = logging.getLogger("gristmill.api")
 MEDIA_TYPE = "application/problem+json"
+LONGEST = 2000  # characters of a detail or a hint
 TITLES = {
     400: "Bad request", 401: "Not logged in", 403: "Not allowed", 404: "Not found", 405: "No such method here",
-    409: "In conflict with what is", 413: "Too large", 415: "Wrong content type", 421: "Not this server",
-    422: "Cannot be used", 429: "Too many", 500: "A fault of ours", 503: "Not available now", 507: "No space left",
+    409: "In conflict with what is", 413: "Too large", 415: "Wrong content type", 416: "Not in the file",
+    421: "Not this server", 422: "Cannot be used", 429: "Too many", 500: "A fault of ours", 503: "Not available now",
+    507: "No space left",
 }  # fmt: skip
 # Codes of "there is no such thing"; an error of another class says by its class what it is.
 MISSING = {
     "U311", "U312", "U313", "U316", "U318", "U336", "U341", "U342", "U361", "U362", "U382", "U391", "F201",
 }  # fmt: skip
 FULL = {"F203"}
+# A model that the caller named, and which no waiting mends; one that waits for the server's key (M101) is 503.
+MISNAMED = {"M102", "M103", "M104", "M108", "M110"}
 
 
 class Problem(BaseModel):
@@ -87,7 +91,7 @@ def status_of(error: GristmillError) -> int:
         return 409
     if isinstance(error, LimitReached):
         return 429
-    if isinstance(error, (UsageError, InputError, ModelError)):
+    if isinstance(error, (UsageError, InputError, ModelError)) or error.code in MISNAMED:
         return 422
     return 503 if isinstance(error, EnvironmentProblem) else 500
 
@@ -98,9 +102,16 @@ def problem(
 ) -> JSONResponse:  # fmt: skip
     """The answer for an error."""
     body = Problem(
-        title=TITLES.get(status, "Error"), status=status, code=code, detail=detail, hint=hint, safe=safe, where=where
-    )
+        title=TITLES.get(status, "Error"), status=status, code=code, detail=_shown(detail), hint=_shown(hint),
+        safe=safe, where=where,
+    )  # fmt: skip
     return JSONResponse(body.model_dump(exclude_none=True), status, headers, media_type=MEDIA_TYPE)
+
+
+def _shown(text: str) -> str:
+    """What was given is repeated in part only, and a file's name may have bytes that are no text."""
+    cut = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+    return cut.encode("utf-8", "replace").decode()
 
 
 def answer(error: Exception) -> JSONResponse:
@@ -130,7 +141,7 @@ def answer(error: Exception) -> JSONResponse:
         )  # fmt: skip
     if isinstance(error, asyncpg.DiskFullError):
         return problem(507, "D150", "the disk of the database is full", hint="make room, then ask again")
-    if isinstance(error, (*REPEAT, *RECONNECT)):
+    if isinstance(error, (*REPEAT, *RECONNECT)) and getattr(error, "filename", None) is None:  # no file of ours
         return problem(
             503, "A503", "the database does not answer now", hint="ask again in a moment; gristmill doctor says more",
             safe="what was committed stays; a POST with an Idempotency-Key can be sent again as it is",

@@ -102,6 +102,8 @@ class Route(APIRoute):
         if changing:
             access.check_origin(request)
         if self.needs is None:
+            if changing:
+                await _take_body(request)
             return await inner(request)
         caller = await access.identify(request)
         access.check_rate(caller)
@@ -117,11 +119,7 @@ class Route(APIRoute):
         pool = access.pool
         assert pool is not None and self.needs is not None  # noqa: S101
         own_body = getattr(self.endpoint, STREAMED, False)
-        if not own_body:
-            _check_type(request, await request.body())
-            if await request.body():
-                await request.json()  # here, and not in FastAPI, which forgets what was wrong with it
-        digest = None if own_body else hashlib.sha256(await request.body()).digest()
+        digest = None if own_body else hashlib.sha256(await _take_body(request)).digest()
         path = request.url.path[:500]
         number = await pool.fetchval(
             SQL["audit_begin"], caller.name, caller.role, caller.address, request.method, path, digest
@@ -189,6 +187,14 @@ def _check_csrf(request: Request, caller: Caller) -> None:
         )  # fmt: skip
 
 
+async def _take_body(request: Asked) -> bytes:
+    body = await request.body()
+    _check_type(request, body)
+    if body:
+        await request.json()  # here, and not in FastAPI, which forgets what was wrong with it
+    return body
+
+
 def _check_type(request: Request, body: bytes) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().casefold()
     if body and kind != "application/json":
@@ -200,13 +206,23 @@ def _read(body: bytes) -> Any:
         raise ValueError(f"{name} is no JSON")
 
     try:
-        value = json.loads(body, parse_constant=constant)
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=constant)
     except (ValueError, RecursionError) as error:
         said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise Refused(422, f"the body is not JSON: {said}", code="A422", safe="nothing was changed") from None
     if _deeper(value, DEEPEST):
         raise Refused(422, f"the body is nested deeper than {DEEPEST} levels", code="A422", safe="nothing was changed")
+    if b"\\ud" in body.lower() and _has_half_a_character(value):  # no answer could repeat it, no table keep it
+        raise Refused(422, "the body has half a character: a lone surrogate", code="A422", safe="nothing was changed")
     return value
+
+
+def _has_half_a_character(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _deeper(value: Any, most: int) -> bool:

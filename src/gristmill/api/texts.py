@@ -6,8 +6,8 @@ import asyncio
 import re
 
 from fastapi import Response
-from fastapi.responses import FileResponse
 
+from gristmill.api.file_answers import FileAnswer
 from gristmill.api.problems import NotFound
 from gristmill.api.record_shapes import DocumentText, TextMark
 from gristmill.app import App
@@ -31,7 +31,7 @@ async def blob(app: App, digest: str) -> Response:
     if await asyncio.to_thread(path.is_file):
         with path.open("rb") as file:
             kind = shown_as(file.read(16))
-        return FileResponse(path, media_type=kind, headers=headers | _disposition(kind, digest))
+        return FileAnswer(path, media_type=kind, headers=headers | _disposition(kind, digest))
     try:
         data = await app.blobs.read(digest)
     except EnvironmentProblem as error:

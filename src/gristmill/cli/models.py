@@ -103,16 +103,11 @@ def add(name: str, replace: bool, home: Path | None, as_json: bool, **given: Any
 
 async def _add(name: str, replace: bool, home: Path | None, as_json: bool, given: dict[str, Any]) -> int:
     from gristmill.llm import stored_bindings
-    from gristmill.llm.providers import protocol_class
 
     told = {name: value for name, value in given.items() if value is not None and value != ()}
     told["parameters"] = dict(_pair(text, json_value=True) for text in given["parameters"])
     told["headers"] = dict(_pair(text) for text in given["headers"])
     settings = stored_bindings.checked(told)
-    protocol_class(settings.provider)(  # what is wrong is found here and not at the first call
-        settings.model, base_url=settings.base_url, parameters=settings.parameters, headers=settings.headers,
-        structured=settings.structured,
-    )  # fmt: skip
     async with options.open_app(home, workers=0) as app:
         await stored_bindings.add(app.pool, name, settings, app.settings.project, replace=replace)
         hidden = name in app.settings.models

@@ -143,7 +143,6 @@ async def _take(app: App, crew: str) -> Hold:
 
 
 def _orders(app: App, following: Any, load: tuple[str, ...]) -> Orders:
-    from gristmill.api.server import check_place
     from gristmill.crew.supervisor import Orders
     from gristmill.errors import GristmillError
 
@@ -165,6 +164,8 @@ def _orders(app: App, following: Any, load: tuple[str, ...]) -> Orders:
 
     async def ready(place: Place) -> str | None:
         if place.kind == "api":
+            from gristmill.api.server import check_place
+
             try:
                 await check_place(app, following.settings.api_host)
             except GristmillError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from gristmill.data.archives import BOUNDS, Bounds, expand
@@ -21,7 +22,7 @@ def found_in(inputs: Inputs, *, ordered: bool = True, bounds: Bounds = BOUNDS) -
 
 def narrowed(inputs: Inputs, entry: Found | Unreadable, bounds: Bounds = BOUNDS) -> Iterator[Found | Unreadable]:
     """What is wanted of one entry: nothing, itself, or the files inside of it."""
-    if isinstance(entry, Unreadable) and not entry.uri and entry.path.is_dir():
+    if isinstance(entry, Unreadable) and not entry.uri and os.path.isdir(entry.path):
         if not inputs.excludes(entry.name):  # what is in it, nobody knows
             yield entry
     elif isinstance(entry, Found) and entry.media_type == ZIP:

@@ -74,8 +74,10 @@ class Bucket:
             except (http.PyreqwestError, TimeoutError, OSError) as error:
                 problem = f"no answer: {type(error).__name__}"
                 continue
+            if status in (200, 204):
+                return status, body
             what = _code(body)
-            if status in (200, 204) or (status == 404 and method != "PUT" and what != "NoSuchBucket"):
+            if status == 404 and method != "PUT" and what != "NoSuchBucket":
                 return status, body
             problem = f"{status} {what}".strip()
             if status < 500 and status not in (408, 429):

@@ -108,7 +108,7 @@ def _walk_globs(
     if any("**" in tail for tail in tails):
         for entry in _walk(root, prefix, boundary, fallback=label, ordered=ordered):
             name = entry.name.removeprefix(prefix)
-            is_folder = isinstance(entry, Unreadable) and entry.path.is_dir()
+            is_folder = isinstance(entry, Unreadable) and os.path.isdir(entry.path)
             if is_folder or any(pattern(tail).fullmatch(name) for tail in tails):
                 count += 1
                 yield entry
@@ -122,7 +122,7 @@ def _walk_globs(
             name = prefix + storable_name(match)
             if os.path.commonpath([boundary, os.path.realpath(path)]) != boundary or path.is_symlink():
                 yield from _follow(path, name, boundary)
-            elif path.is_dir():
+            elif os.path.isdir(path):  # which says no where Path.is_dir raises
                 yield from _walk(path, f"{name}/", boundary, fallback=label, ordered=ordered)
             else:
                 yield _look(path, name)
@@ -145,11 +145,14 @@ def _walk_root(root: Path, label: str, *, single: bool, ordered: bool) -> Iterat
 
 def _walk(folder: Path, prefix: str, boundary: str, *, fallback: str, ordered: bool) -> Iterator[Found | Unreadable]:
     try:
-        names = sorted(os.listdir(folder)) if ordered else _names(os.scandir(folder))
+        names: Iterable[str | OSError] = sorted(os.listdir(folder)) if ordered else _names(os.scandir(folder))
     except OSError as error:
         yield _failure(prefix.rstrip("/") or fallback, folder, error)
         return
     for entry in names:
+        if isinstance(entry, OSError):
+            yield _failure(prefix.rstrip("/") or fallback, folder, entry)
+            continue
         if left_out(entry):
             continue
         path = folder / entry
@@ -167,10 +170,14 @@ def _walk(folder: Path, prefix: str, boundary: str, *, fallback: str, ordered: b
             yield _look(path, name)
 
 
-def _names(entries: os._ScandirIterator[str]) -> Iterator[str]:
+def _names(entries: os._ScandirIterator[str]) -> Iterator[str | OSError]:
+    """The names, and last of all what went wrong: a folder may be opened and its list not be read."""
     with entries:
-        for entry in entries:
-            yield entry.name
+        try:
+            for entry in entries:
+                yield entry.name
+        except OSError as error:
+            yield error
 
 
 def _follow(path: Path, name: str, boundary: str) -> Iterator[Found | Unreadable]:
@@ -223,13 +230,9 @@ def _distinct(paths: list[Path], whole: list[Path]) -> list[Path]:
     seen: set[Path] = set()
     for path in paths:
         own = real[path]
-        covered = (
-            any(
-                other in own.parents and not any(left_out(part) for part in own.relative_to(other).parts)
-                for other in above
-            )
-            and own.exists()
-        )  # a path that does not exist has to be reported, and the walk will not meet it
+        covered = any(
+            other in own.parents and not any(left_out(part) for part in own.relative_to(other).parts) for other in above
+        ) and os.path.exists(own)  # a path that does not exist has to be reported, and the walk will not meet it
         if own not in seen and not covered:
             seen.add(own)
             kept.append(path)

@@ -35,23 +35,52 @@ def folder_of(place: str) -> str:
     return str(Path(*parts[: next(at for at, part in enumerate(parts) if MAGIC.search(part))]))
 
 
+_PARTS = re.compile(r"(?:(?<![^/])(?:\*\*/)+)|\*\*+|\*|\?|\[(!?)([^\]]+)\]")
+_STARS = {"*": "[^/]*", "**": ".*", "**/": "(?:[^/]+/)*"}
+
+
 @cache
 def pattern(glob: str) -> re.Pattern[str]:
-    """A glob over names with "/" between folders: `*`, `?` and `[a-z]` within a folder, `**` across folders."""
-    made, position = [], 0
-    for found in re.finditer(r"\*\*/|\*\*|\*|\?|\[(!?)([^\]]+)\]", glob):
-        made.append(re.escape(glob[position : found.start()]))
+    """A glob over names with "/" between folders: `*`, `?` and `[a-z]` within a folder, `**` across folders.
+
+    Whoever writes globs and names cannot make it search for long: what a star has found is not looked for again."""
+    pieces: list[tuple[str, str]] = [("", "")]  # a star, and what has to come behind it
+    position = 0
+    for found in _PARTS.finditer(glob):
+        star, words = pieces[-1]
+        words += re.escape(glob[position : found.start()])
         position = found.end()
         if found.group(2) is not None:
             inner = found.group(2).replace("\\", "\\\\").replace("[", "\\[")
-            made.append(f"[{'^/' if found.group(1) else ''}{inner}]")
-        else:
-            made.append({"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}[found.group()])
-    made.append(re.escape(glob[position:]))
+            words += f"[{'^/' if found.group(1) else ''}{inner}]"
+        elif found.group() == "?":
+            words += "[^/]"
+        pieces[-1] = (star, words)
+        if found.group()[0] == "*":
+            pieces.append(("**/" if found.group()[-1] == "/" else found.group()[:2], ""))
+    pieces[-1] = (pieces[-1][0], pieces[-1][1] + re.escape(glob[position:]))
     try:
-        return re.compile("".join(made), re.DOTALL)
+        return re.compile(_joined(pieces), re.DOTALL)
     except re.error:  # a range that runs backwards: the words as they are
         return re.compile(re.escape(glob))
+
+
+def _joined(pieces: Sequence[tuple[str, str]]) -> str:
+    """One expression. A star takes as little as it can, once and for all, if another one follows that can take the
+    rest: a `*` before any, all from a `**` on before the next `**`."""
+    last = len(pieces) - 1
+    wide = max((at for at, (star, _) in enumerate(pieces) if len(star) > 1), default=0)
+    made, open_group = [], ""
+    for at, (star, words) in enumerate(pieces):
+        if len(star) > 1:
+            made.append(open_group)
+            made.append(f"(?>{_STARS[star]}?{words}" if at < wide else _STARS[star] + words)
+            open_group = ")" if at < wide else ""
+        elif star:
+            made.append(f"(?>[^/]*?{words})" if at < last else f"[^/]*{words}")
+        else:
+            made.append(words)
+    return "".join(made)
 
 
 def matches(name: str, globs: Iterable[str]) -> bool:

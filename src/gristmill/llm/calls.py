@@ -221,11 +221,11 @@ async def forget_requests(pool: asyncpg.Pool[Any], before: datetime, *, dry_run:
     async with pool.acquire() as connection, connection.transaction(readonly=True):
         await connection.execute("set local statement_timeout = 0")
         counted = await connection.fetchrow(SQL["askable"], before)
-    removed = 0
+    removed, last = 0, None
     while not dry_run:
-        gone = int((await pool.execute(SQL["forget_requests"], before)).split()[-1])
-        removed += gone
-        if not gone:
+        gone = await pool.fetchrow(SQL["forget_requests"], before, last)
+        removed, last = removed + gone["calls"], gone["last"]
+        if last is None:
             await _prune_frames(pool)
             break
     return Pruning(counted["calls"], counted["bytes"], 0, (), removed)

@@ -278,11 +278,13 @@ def check_url(base_url: str) -> None:
 
     try:
         parts = urlsplit(base_url)
+        _ = parts.port
         good = parts.scheme in ("http", "https") and bool(parts.hostname)
     except ValueError:
         parts, good = None, False
-    if not good or parts is None:
-        raise ModelSetupError("the base URL of a model starts with http:// or https://", code="M103")
+    if not good or parts is None or " " in base_url or not base_url.isprintable():
+        raise ModelSetupError("the base URL of a model starts with http:// or https://", code="M103",
+                              hint="write it as https://name:port/path, without spaces")  # fmt: skip
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ModelSetupError("the base URL of a model holds no user, password or query",
                               hint="give the key separately", code="M103")  # fmt: skip

@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from gristmill.errors import ModelSetupError
 from gristmill.llm.providers import PROVIDERS
@@ -19,9 +28,18 @@ from gristmill.logs import hide
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 BindingName = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]
 SECRETS = "/run/secrets"  # where containers find theirs; systemd's is in CREDENTIALS_DIRECTORY
-REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:[/~].*|secret:[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_BYREFERENCE = 'a key is given by reference: key = "env:NAME", "file:/path" or "secret:NAME", never the key itself'
+_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:[/~].*|secret:[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_BY_REFERENCE = 'a key is given by reference: "env:NAME", "file:/path" or "secret:NAME", never the key itself'
 _SECRET_NAMES = ("api_key", "apikey", "api-key", "authorization", "access_token", "token", "secret", "password")
+
+
+def _referred(given: str) -> str:
+    if not _REFERENCE.fullmatch(given):
+        raise ValueError(_BY_REFERENCE)
+    return given
+
+
+Reference = Annotated[str, AfterValidator(_referred)]
 
 
 class ModelSettings(BaseModel):
@@ -32,7 +50,7 @@ class ModelSettings(BaseModel):
     provider: str = Field(description="one of the names in `gristmill models --providers`")
     model: str = Field(min_length=1, max_length=300, description="the model's name at its provider")
     base_url: str | None = Field(None, description="another address than the provider's own")
-    key: str | None = Field(None, description="`env:NAME`, `file:/path` or `secret:NAME`; never the key")
+    key: Reference | None = Field(None, description="`env:NAME`, `file:/path` or `secret:NAME`; never the key")
     parameters: dict[str, Any] = Field({}, description="sent as they are; 0 and empty text are values")
     headers: dict[str, str] = Field({}, description="further headers; none that holds a secret")
     limit: str | None = Field(None, min_length=1, max_length=200, description="the quota that its calls count under")
@@ -53,15 +71,8 @@ class ModelSettings(BaseModel):
             inside = given.get("parameters")
             names = [*given, *(inside if isinstance(inside, Mapping) else ())]
             if any(str(name).lower() in _SECRET_NAMES for name in names):
-                raise ValueError(_BYREFERENCE)
+                raise ValueError(_BY_REFERENCE)
         return given
-
-    @field_validator("key")
-    @classmethod
-    def _is_reference(cls, key: str | None) -> str | None:
-        if key is not None and not REFERENCE.fullmatch(key):
-            raise ValueError(_BYREFERENCE)
-        return key
 
     @field_validator("provider")
     @classmethod

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from gristmill.db.statements import statements
 from gristmill.errors import UsageError
 from gristmill.llm.model_settings import NAME, ModelSettings, told
-from gristmill.llm.providers import PROVIDERS
+from gristmill.llm.providers import PROVIDERS, protocol_class
 
 SQL = statements("models")
 Database: TypeAlias = "asyncpg.Connection[Any] | asyncpg.Pool[Any]"
@@ -69,11 +69,17 @@ def check_name(name: str) -> None:
 
 
 def checked(given: dict[str, Any]) -> ModelSettings:
-    """Settings as a person gave them. Raises `UsageError` U384 with the place of what is wrong, never its value."""
+    """Settings as a person gave them. Raises `UsageError` U384 with the place of what is wrong, never its value, and
+    `ModelSetupError` M103, M104: what is wrong is found here and not at the first call."""
     try:
-        return ModelSettings.model_validate(given)
+        settings = ModelSettings.model_validate(given)
     except ValidationError as error:
         raise UsageError(told(error), code="U384", safe="nothing was stored") from None
+    protocol_class(settings.provider)(
+        settings.model, base_url=settings.base_url, parameters=settings.parameters, headers=settings.headers,
+        structured=settings.structured,
+    )  # fmt: skip
+    return settings
 
 
 def _read(name: str, text: str) -> ModelSettings:

@@ -19,9 +19,6 @@ from gristmill.api.run_shapes import Item, RunDetail, RunSummary
 from gristmill.api.run_views import PAGES, detail, find_run, run_row, steered, summaries
 from gristmill.api.shapes import After, Answer, Asking, Body, Limit, OpenApp, Page, place
 from gristmill.data.filter import Kind
-from gristmill.db.database import repeating
-from gristmill.degraded import ask_again
-from gristmill.engine import queue, workflow
 from gristmill.engine.workflow import ENDED
 
 router = new_router("runs")
@@ -132,19 +129,10 @@ async def retry_run(run: RunName, again: Again, app: OpenApp) -> Changed:
             409, f"{row['name']} was cancelled: it is over for good", code="U315", safe="nothing was changed",
             hint="start it again: the new run uses all that was finished",
         )  # fmt: skip
-    if again.item is not None or again.look_again:
-        number = await found.retry(again.cause, item=again.item, degraded=again.degraded)
-    else:
-        number = await repeating(app.pool, lambda connection: _retry(connection, found.id, again))
-        await queue.hint(app.pool)
+    number = await found.retry(again.cause, item=again.item, degraded=again.degraded, look=again.look_again)
     if (await found.progress()).state not in ENDED:
         await app.start_crew()
     return await _changed(app, run, number)
-
-
-async def _retry(connection: Any, run_id: int, again: Again) -> int:
-    number = await workflow.retry(connection, run_id, bytes.fromhex(again.cause) if again.cause else None)
-    return number + (await ask_again(connection, run_id) if again.degraded else 0)
 
 
 async def _changed(app: Any, run: str, number: int) -> Changed:
