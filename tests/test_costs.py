@@ -256,7 +256,7 @@ async def test_a_run_that_a_day_s_budget_holds_goes_on_when_the_next_day_begins(
 
 
 async def test_a_plan_counts_many_files_without_keeping_them(tmp_path: Path) -> None:
-    from gristmill.forecast import KEPT, count
+    from gristmill.forecast_inputs import KEPT, count
 
     for number in range(300):
         (tmp_path / f"{number}.txt").write_text("x" * (number % 7 + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,10 +15,11 @@ from gristmill.app import App
 from gristmill.config import Settings
 from gristmill.data.kinds import Source
 from gristmill.db.database import transaction
-from gristmill.engine import queue
+from gristmill.engine import history, queue
 from gristmill.engine.performer import Outcome
 from gristmill.engine.queue import Task
 from gristmill.engine.state import STATES
+from gristmill.errors import InputError
 from gristmill.operators.operator import Context, operator
 from gristmill.review.decisions import decide
 from gristmill.run import Run
@@ -131,6 +133,50 @@ async def test_what_is_degraded_is_asked_again_with_all_that_was_made_from_it(
     _, seen = await hand.drain(other)
     assert "reused" in {outcome.name for _, outcome in seen}
     assert (await model_server.stats())["requests"] == calls  # and what was asked meanwhile is not asked twice
+
+
+@operator("t_label_but_bob", model=True)
+async def label_but_bob(source: Source, ctx: Context) -> list[Label]:
+    if source.name == "bob.txt":
+        raise InputError("not he")
+    return await label.function(source, ctx)  # type: ignore[no-any-return]
+
+
+async def test_what_failed_and_what_is_degraded_begin_anew_in_one_commit(
+    hand: Hand, tmp_path: Path, model_server: ScriptedServer
+) -> None:
+    await model_server.control(faults=[{"kind": "refusal", "first": 2}])
+    run = await hand.app.start(Workflow("labels", [label_but_bob]), [tmp_path / "texts"], model="mine")
+    progress, _ = await hand.drain(run)
+    assert (progress.failed, progress.steps[0].degraded) == (1, 1)
+    assert await run.retry(degraded=True, look=False) == 2
+    commits = "select count(*), count(distinct xmin::text) from task where run_id = $1 and state = 'available'"
+    assert tuple(await hand.app.pool.fetchrow(commits, run.id)) == (2, 1)
+
+
+async def test_a_piece_that_leaves_for_the_history_meanwhile_is_taken_back_there(
+    hand: Hand, tmp_path: Path, model_server: ScriptedServer
+) -> None:
+    await model_server.control(faults=[{"kind": "refusal", "first": 2}])
+    pool = hand.app.pool
+    run = await hand.app.start(Workflow("labels", [label]), [tmp_path / "texts"], model="mine")
+    await hand.drain(run)
+    piece = await pool.fetchval("select task_id from work where outcome = 'degraded'")
+    await pool.execute(
+        "select make_history_week(date_trunc('week', ended_at at time zone 'UTC')::date) from task where id = $1", piece
+    )
+    async with transaction(pool) as mover:
+        assert await mover.fetchval(history.SQL["move"], [piece]) == 1
+        again = asyncio.create_task(run.retry(degraded=True, look=False))
+        blocked = (
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        )
+        async with asyncio.timeout(4):
+            while not await mover.fetchval(blocked):
+                await asyncio.sleep(0.01)
+    assert await again == 1
+    assert await pool.fetchval("select state from task_history where id = $1", piece) == "cancelled"
+    await check_counters(hand.app)
 
 
 async def test_a_panel_votes_anew_when_one_of_its_annotators_is_asked_again(

@@ -80,10 +80,15 @@ def test_no_secret_leaves_by_a_log_whoever_logs_it_and_however(tmp_path: Path) -
 @pytest.mark.parametrize(
     "text",
     ["the task 12 (ask) failed: no key", 'key = "env:OPENAI_API_KEY"', "password: none", "tokens: 1200", "token 5 of 7",
-     "https://example.org/a:b@c", "secretary=anna"],
+     "https://example.org/a:b@c", "secretary=anna", "`secret:NAME`, never the key", '{"secret":null,"n":5}'],
 )  # fmt: skip
 def test_what_is_no_secret_stays_readable(text: str) -> None:
     assert logs.redact(text) == text
+
+
+@pytest.mark.parametrize("value", ["name-of-a-dog", "true-blue", "null.and.void", "NAMELESS-1"])
+def test_a_secret_that_begins_like_a_word_that_is_none_is_hidden(value: str) -> None:
+    assert logs.redact(f"password={value}") == "password=[secret]"
 
 
 def test_on_a_terminal_lines_are_coloured_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gristmill.data.compression import Compress
 from gristmill.engine.worker_spec import SpecName, WorkerSpec
 from gristmill.errors import ConfigurationError
-from gristmill.llm.model_settings import REFERENCE, BindingName, ModelSettings
+from gristmill.llm.model_settings import BindingName, ModelSettings, Reference
 from gristmill.llm.prices import Caps, Price
 from gristmill.llm.quota_settings import LimitSettings
 from gristmill.settings_files import SettingsFile, find_files, read_file
@@ -130,7 +130,7 @@ class Settings(BaseModel):
     compress: Compress = Field(Compress(), description="what is stored with zstd: `kinds` of records and `level`")
     api_host: str = Field("127.0.0.1", description="address on which the API and the page are served")
     api_port: int = Field(7373, ge=0, le=65535, description="its port; 0 takes a free one")
-    api_token: str | None = Field(
+    api_token: Reference | None = Field(
         None, description="where a token of an admin is: `env:NAME`, `file:/path` or `secret:NAME`, never the token"
     )
     api_hosts: tuple[str, ...] = Field((), description="names that the server is called by, besides its addresses")
@@ -145,13 +145,6 @@ class Settings(BaseModel):
     log_format: Literal["auto", "text", "json"] = Field(
         "auto", description="how lines of logs look: text, JSON, or text on a terminal and JSON elsewhere"
     )
-
-    @field_validator("api_token")
-    @classmethod
-    def _is_reference(cls, given: str | None) -> str | None:
-        if given is not None and not REFERENCE.fullmatch(given):
-            raise ValueError("no reference")
-        return given
 
     @model_validator(mode="after")
     def _each_annotator_once(self) -> Settings:

@@ -55,12 +55,13 @@ async def push_project(payload: dict[str, Any], context: Context) -> dict[str, A
     from gristmill.review.label_studio.projects import make_project
     from gristmill.review.label_studio.push import push
 
-    run, by = await _run_of(payload, context), str(payload.get("by", ""))
+    by = str(payload.get("by", ""))
     try:
+        run = await context.find(str(payload.get("run", "")))
         url, token = label_studio()
         project = (await make_project(run, name=_name(run, payload), kind=payload.get("kind"), by=by)).project
     except UsageError as error:
-        raise InputError(error.message, code="T324", hint=error.hint) from None
+        raise InputError(error.message, code="T324", hint=error.hint) from error
     async with Server(url, token) as server:
         done = await push(context.pool, project, server, context.blobs, by=by)
     return {"project": project.name, **done.as_document()}
@@ -74,13 +75,14 @@ async def pull_project(payload: dict[str, Any], context: Context) -> dict[str, A
     from gristmill.review.label_studio.pull import allowed_by, pull
     from gristmill.review.label_studio.push import placed
 
-    run, by = await _run_of(payload, context), str(payload.get("by", ""))
+    by = str(payload.get("by", ""))
     try:
+        run = await context.find(str(payload.get("run", "")))
         url, token = label_studio()
         project = await find_project(context.pool, context.settings.project, _name(run, payload))
         check = allowed_by(run.workflow, project.kind)
     except UsageError as error:
-        raise InputError(error.message, code="T324", hint=error.hint) from None
+        raise InputError(error.message, code="T324", hint=error.hint) from error
     async with Server(url, token) as server:
         number = await placed(context.pool, project, server)
         labeling = parse_configuration(await server.config_of(number) or project.config)
@@ -93,13 +95,6 @@ async def pull_project(payload: dict[str, Any], context: Context) -> dict[str, A
 
 def _name(run: RunLike, payload: Mapping[str, Any]) -> str:
     return str(payload.get("project") or run.name)
-
-
-async def _run_of(payload: Mapping[str, Any], context: Context) -> RunLike:
-    try:
-        return await context.find(str(payload["run"]))
-    except (UsageError, KeyError) as error:
-        raise InputError(f"nothing can be exchanged for this: {error}", code="T324") from None
 
 
 HANDLERS: Mapping[str, Callable[[dict[str, Any], Any], Awaitable[dict[str, Any]]]] = MappingProxyType(

@@ -68,7 +68,7 @@ async def write_export(payload: dict[str, Any], context: Context) -> dict[str, A
         find = _rows if name in FORMATS else _annotations
         write, suffix = find(run, name, wanted, context, str(payload.get("by", "")))
     except (UsageError, KeyError, TypeError) as error:
-        raise InputError(f"this cannot be exported: {error}", code="T324", hint=getattr(error, "hint", "")) from None
+        raise InputError(f"this cannot be exported: {error}", code="T324", hint=getattr(error, "hint", "")) from error
     folder = Path(context.settings.home) / FOLDER / secrets.token_hex(8)
     kept = folder / (_NAME.sub("_", run.name) + suffix)
     await asyncio.to_thread(folder.mkdir, parents=True)
@@ -99,6 +99,7 @@ def _annotations(
     run: Exported, name: str, wanted: Mapping[str, Any], context: Context, by: str
 ) -> tuple[Write, str]:  # fmt: skip
     """The same for its annotations. Raises `UsageError`."""
+    # Here, as every command imports this module, and few export annotations
     from gristmill.review.label_studio.run_exports import NAMES, annotation_options, export_annotations
 
     if name not in NAMES:  # a name of a row format in other letters, or of none

@@ -216,8 +216,9 @@ async def _addresses(url: str, host: str, port: int, private: bool) -> list[str]
     """The addresses of the host, all of them allowed. Raises `InputError` F120 or F121."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise InputError(f"no address is known for {_shown(url)}: {error.strerror}", code="F121") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of a host can be so long
+        why = error.strerror if isinstance(error, OSError) else "it is no name of a host"
+        raise InputError(f"no address is known for {_shown(url)}: {why}", code="F121") from None
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for text in addresses:
         given = ipaddress.ip_address(text.partition("%")[0])

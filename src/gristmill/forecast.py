@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
-import random
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,10 +22,9 @@ from gristmill.bindings import ModelSource
 from gristmill.config import Settings
 from gristmill.data import selection
 from gristmill.data.blobs import Blobs
-from gristmill.data.intake import found_in
-from gristmill.data.scan import Found
 from gristmill.db.statements import statements
-from gristmill.forecast_sample import Sampler, Tally
+from gristmill.forecast_inputs import KEPT, Inputs, Range, count, scaled
+from gristmill.forecast_sample import Sampler
 from gristmill.llm.batched import BatchedModel
 from gristmill.llm.model import Binding, Model
 from gristmill.llm.prices import MILLION, Prices
@@ -39,8 +35,6 @@ SQL = statements("forecast")
 PAST = statements("calls")["past"]
 FILES = 12  # that are walked at most
 WORKERS = 2  # that a run starts, where the settings say none
-KEPT = 6  # candidates of each type
-LARGEST = 5_000_000  # bytes of a file that is walked; larger ones are scaled from the others
 PATIENCE = 20.0  # seconds for all walks together; the first file is always finished
 ENOUGH = 5  # past calls that say more about the length of answers than a guess
 SECONDS = 3.0  # of a call of which nothing is known
@@ -48,83 +42,6 @@ LEAST = 40.0  # tokens of an answer of which nothing is known
 ANSWER_ROW = 900  # bytes in the ledger beside the words of an answer
 _MODEL_LOW, _MODEL_HIGH = 0.5, 2.5  # of a guessed length
 _KNOWN_LOW, _KNOWN_HIGH = 0.85, 1.15  # of a length that past calls tell
-
-
-@dataclass(slots=True)
-class Stratum:
-    """The files of one type: all of them counted, a few kept for a walk."""
-
-    files: int = 0
-    bytes: int = 0
-    candidates: list[Found] = field(default_factory=list)
-    walked: list[tuple[int, list[Tally]]] = field(default_factory=list)  # size, and what each step did
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    strata: dict[str, Stratum]
-    unreadable: int
-
-    @property
-    def files(self) -> int:
-        return sum(part.files for part in self.strata.values())
-
-    @property
-    def bytes(self) -> int:
-        return sum(part.bytes for part in self.strata.values())
-
-
-def count(wanted: Sequence[Path | str] | selection.Inputs, seed: int = 0) -> Inputs:
-    """Looks at every input once and keeps a random few of each type; constant memory."""
-    chance = random.Random(seed)
-    strata: dict[str, Stratum] = {}
-    unreadable = 0
-    for entry in found_in(selection.Inputs.of(wanted), ordered=False):
-        if not isinstance(entry, Found):
-            unreadable += 1
-            continue
-        part = strata.setdefault(entry.media_type, Stratum())
-        part.files += 1
-        part.bytes += entry.size
-        if entry.size > LARGEST and part.candidates:
-            continue
-        if len(part.candidates) < KEPT:
-            part.candidates.append(entry)
-        elif (place := chance.randrange(part.files)) < KEPT:
-            part.candidates[place] = entry
-    return Inputs(strata, unreadable)
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """A figure with the bounds between which it probably lies."""
-
-    low: float
-    likely: float
-    high: float
-
-    def plain(self, digits: int = 0) -> list[float]:
-        return [round(value, digits) if digits else round(value) for value in (self.low, self.likely, self.high)]
-
-
-def scaled(inputs: Inputs, place: int, name: str) -> Range:
-    """The total of one figure of one step over all inputs: by bytes within each type, with twice its standard error."""
-    total = variance = 0.0
-    for part in inputs.strata.values():
-        values = [(size, getattr(tallies[place], name)) for size, tallies in part.walked]
-        read = sum(size for size, _ in values)
-        if not read:
-            continue
-        ratio = sum(value for _, value in values) / read
-        total += ratio * part.bytes
-        n = len(values)
-        if part.files > n:
-            spread = (
-                sum((value - ratio * size) ** 2 for size, value in values) / (n - 1) if n > 1 else (ratio * read) ** 2
-            )
-            variance += part.files**2 * spread / n * (1 - n / part.files)
-    error = min(2 * math.sqrt(variance), total)
-    return Range(max(0.0, total - error), total, total + error)
 
 
 class Host(Protocol):
@@ -222,7 +139,7 @@ async def _walk(
 async def _step(
     flow: Workflow, inputs: Inputs, place: int, model: Model | None, pool: asyncpg.Pool[Any], prices: Prices
 ) -> dict[str, Any]:
-    """What one step will take. `tokens_out` rests on past answers to the same prompts, else on a noted guess."""
+    """What one step will take; "notes" are what it assumes."""
     spec = flow.steps[place]
     figure = {
         name: scaled(inputs, place, name) for name in ("inputs", "outputs", "calls", "known", "tokens_in", "words")
@@ -240,21 +157,29 @@ async def _step(
         step["notes"].append(f"{spec.name}: a plan runs no programs; what comes of it, and what follows, is not known")
     if spec.operator.barrier and spec.model:
         step["notes"].append(f"{spec.name}: gathers what the others make, which cannot be foreseen")
-    calls = figure["calls"]
-    if model is None or not model.binding.paid or not calls.high:
-        return step
-    binding = model.binding
-    prompts = sorted({p for part in inputs.strata.values() for _, t in part.walked for p in t[place].prompts})
+    if model is not None and model.binding.paid and figure["calls"].high:
+        prompts = sorted({p for part in inputs.strata.values() for _, t in part.walked for p in t[place].prompts})
+        await _pay(step, figure, model, prompts, pool, prices)
+    return step
+
+
+async def _pay(
+    step: dict[str, Any], figure: Mapping[str, Range], model: Model, prompts: Sequence[str], pool: asyncpg.Pool[Any],
+    prices: Prices,
+) -> None:  # fmt: skip
+    """Adds answers and costs to a step: `tokens_out` as past answers to the same prompts were, else a noted guess."""
+    binding, calls, into = model.binding, figure["calls"], figure["tokens_in"]
     per, latency, note = await _answers(pool, binding, prompts, figure["words"].likely / max(1.0, calls.likely))
     out = Range(calls.low * per.low, calls.likely * per.likely, calls.high * per.high)
     step |= {"tokens_out": out.plain(), "answer": per.likely, "latency": latency}
     if note:
-        step["notes"].append(f"{spec.name}: {note}")
+        step["notes"].append(f"{step['name']}: {note}")
     if isinstance(model, BatchedModel):
-        step["notes"].append(f"{spec.name}: asks in batches; the provider may take a day for each, which is in no time")
+        step["notes"].append(
+            f"{step['name']}: asks in batches; the provider may take a day for each, which is in no time"
+        )
     price = prices.find(binding.provider, binding.model, binding.base_url)
     if price is not None:
-        into = figure["tokens_in"]
         share = price.batch if isinstance(model, BatchedModel) else Decimal(1)
         step["currency"] = price.currency
         step["cost"] = [
@@ -263,7 +188,6 @@ async def _step(
         ]
     else:
         step["notes"].append(f'no price of {binding.provider}:{binding.model} is known: [prices."provider:model"]')
-    return step
 
 
 async def _answers(

@@ -48,7 +48,8 @@ _NAMED = re.compile(
     r"""(?ix)(?P<name> ["']? [a-z0-9_-]*
         (?:api_?-?key|password|passwd|secret|access_?-?token|auth_?-?token|authorization) ["']? \s* [:=] \s* )
         (?P<value> "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*'
-        | (?!env:|file:|secret:|\[secret\]|none\b|null\b|true\b|false\b|NAME\b) [^\s"',;&})\]]{4,} )"""
+        | (?! env:|file:|secret:|\[secret\] | (?:none|null|true|false|(?-i:NAME)) (?![^\s"',;&})\]]*\w) )
+          [^\s"',;&})\]]{4,} )"""
 )
 
 

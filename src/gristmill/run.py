@@ -225,9 +225,11 @@ class Run:
         await queue.hint(self.app.pool, "cancel")
         return cancelled
 
-    async def retry(self, cause: str | None = None, *, item: str | None = None, degraded: bool = False) -> int:
-        """Looks at the inputs again and tries everything that failed once more (or what failed of one `cause`, in hex,
-        as `failures` gives it). Returns how many tasks begin anew, new inputs not counted.
+    async def retry(
+        self, cause: str | None = None, *, item: str | None = None, degraded: bool = False, look: bool = True
+    ) -> int:
+        """Looks at the inputs again (`look`; for one `item` always) and tries everything that failed once more (or what
+        failed of one `cause`, in hex, as `failures` gives it). Returns how many tasks begin anew, without new inputs.
 
         With `degraded` also what came to something that stands in for an answer: its stand-in, and what was made from
         it, leave the run. Left alone is what somebody has decided about, and what has left the history.
@@ -246,15 +248,14 @@ class Run:
         if item is not None:
             ids = await self._items(item)
             released = len(await self._change(lambda connection: items.release_items(connection, ids)))
-        await self.app.add_inputs(self, Inputs.from_plain(json.loads(row["inputs"])))
+        if look or item is not None:
+            await self.app.add_inputs(self, Inputs.from_plain(json.loads(row["inputs"])))
         if item is not None:
             return released
-        known = bytes.fromhex(cause) if cause else None
-        again = await self._change(lambda connection: workflow.retry(connection, self.id, known))
-        if degraded:
-            again += await self._change(lambda connection: ask_again(connection, self.id))
-            await queue.hint(self.app.pool)
-        return again
+        again = ask_again if degraded else workflow.retry
+        begun = await self._change(lambda connection: again(connection, self.id, bytes.fromhex(cause or "") or None))
+        await queue.hint(self.app.pool)
+        return begun
 
     async def failures(self, limit: int = 1000) -> list[FailedPiece]:
         """What failed, with the reason of the last attempt."""

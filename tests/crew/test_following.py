@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 
 from gristmill.config import load_settings
 from gristmill.crew import orders
 from gristmill.crew.following import Following
 from gristmill.crew.places import places, take_crew
+from gristmill.db.database import RECONNECT, open_pool
 
 
 async def test_changed_settings_are_in_force_and_wrong_ones_change_nothing(
@@ -62,3 +66,24 @@ async def test_changed_settings_are_in_force_and_wrong_ones_change_nothing(
     await orders.scale(pool, "mill", "c", None, by="me")
     assert await pool.fetchval("select scale from crew") == "{}"
     assert [name for name, _, _ in await now()] == ["c-1"]
+
+
+async def test_a_change_is_in_force_although_the_database_went_away_in_the_middle_of_it(
+    pool: asyncpg.Pool[Any], database_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "gristmill.toml"
+    file.write_text("[workers.a]\n")
+
+    def load() -> Any:
+        return load_settings(tmp_path, {"HOME": str(tmp_path)})
+
+    hold = await take_crew(pool, "mill", tmp_path)
+    async with await open_pool(database_url, size=1) as own:
+        backend = await own.fetchval("select pg_backend_pid()")
+        follow = Following(own, hold, load(), load, api=False, tell=lambda _: os.kill(backend, signal.SIGTERM))
+        await follow({})
+        file.write_text("[workers.a]\ncount = 2\n")
+        with pytest.raises(RECONNECT):
+            await follow({})
+        await follow({})
+    assert [place.name for place in await places(pool, "mill")] == ["a-1", "a-2"]

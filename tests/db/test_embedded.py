@@ -103,9 +103,7 @@ async def test_a_second_process_attaches_to_the_running_server(home: Path) -> No
 async def test_attaching_starts_no_process(home: Path) -> None:
     def started() -> tuple[list[str], int]:
         living = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
-        return sorted(filter(None, living)), resource.getrusage(
-            resource.RUSAGE_CHILDREN
-        ).ru_minflt  # of the ended
+        return sorted(filter(None, living)), resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt  # of the ended
 
     server = await open_server(home)
     before = started()

@@ -71,6 +71,16 @@ async def counted(connection: asyncpg.Connection[Any]) -> dict[str, int]:
     }
 
 
+async def test_what_the_target_does_not_take_is_said_as_it_said_it(database_url: str, elsewhere: str) -> None:
+    await filled(database_url, 10)
+    connection = await connect(elsewhere)
+    await migrate(connection)
+    await connection.execute("alter table record add check (id < 5)")
+    await connection.close()
+    with pytest.raises(asyncpg.CheckViolationError):
+        await move(database_url, elsewhere)
+
+
 async def test_everything_arrives_and_the_old_database_says_where_it_is(database_url: str, elsewhere: str) -> None:
     before = await filled(database_url)
     long_open = await connect(database_url)  # an API that was left running, or a program of one's own

@@ -21,6 +21,8 @@ def test_a_step_back_is_noticed_however_long_an_answer_takes() -> None:
     assert clock.back == 3600.5
     clock.look(NOON + timedelta(seconds=10), 61, 61)
     assert clock.back == 3600.5  # until somebody has done something about it
+    clock.look(NOON + timedelta(seconds=5), 62, 62)
+    assert clock.back == 3606.5  # two steps are as good as a long one
 
 
 async def test_what_was_due_by_the_clock_of_before_is_due_now(pool: Any, bare_run: int, enqueue: Enqueue) -> None:

@@ -160,6 +160,19 @@ async def test_an_idle_worker_works_again_after_its_lease_had_lapsed(
     assert worker.poll() is None
 
 
+async def test_a_worker_beats_where_the_service_does_not_say_which_server_it_is(
+    processes: Processes, watching: Any, pool: Any
+) -> None:
+    await pool.execute(
+        "alter function pg_catalog.pg_walfile_name(pg_lsn) rename to pg_walfile_name_of_old;"
+        "create function pg_catalog.pg_walfile_name(pg_lsn) returns text language plpgsql"
+        " as $$ begin raise feature_not_supported; end $$"
+    )
+    processes.start(lease=3.0, beat=0.3)
+    before = await watching("select lease_until from worker")
+    await watching("select lease_until > $1 from worker", before, limit=10)
+
+
 async def test_a_freeze_shorter_than_the_lease_harms_nobody(
     processes: Processes, enqueue: Enqueue, watching: Any, pool: Any
 ) -> None:

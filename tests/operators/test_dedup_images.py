@@ -37,13 +37,14 @@ async def test_pictures_that_look_like_earlier_ones_are_marked_and_even_ones_are
     assert await marks(*pictures, bits=0) == [(5, 0, "exact", 1.0)]
 
 
-@pytest.mark.parametrize("bits", [0, 1, 4, 7, 16])
+@pytest.mark.parametrize("bits", range(17))
 def test_no_picture_that_is_close_enough_is_overlooked(bits: int) -> None:
     dice = random.Random(bits)
-    for _ in range(200):
-        own = dice.getrandbits(64) | 0x3F
+    spread = [64 * place // bits for place in range(bits)]  # as far apart as they can be
+    for places in (spread, *(dice.sample(range(6, 64), bits) for _ in range(200))):
+        own = dice.getrandbits(64) | 0xFFF
         near = own
-        for place in dice.sample(range(6, 64), bits):
+        for place in places:
             near ^= 1 << place
         known = Pictures(bits)
         assert known.add(0, picture("a", own)) is None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,25 @@ async def test_a_large_pdf_is_sent_in_ranges_and_put_together_in_order(read):
         assert sorted(json.loads(body)["options"]["page_range"] for _, body in server.asked) == [[1, 1], [2, 2], [3, 3]]
     assert [page.number for page in document.pages] == [1, 2, 3]
     assert [text[page.start :].split("\n")[0] for page in document.pages] == ["# Page 1", "# Page 2", "# Page 3"]
+
+
+async def test_when_a_range_fails_no_other_one_is_asked_for_any_more(read):
+    held = threading.Event()
+
+    def refusing(path: str, body: bytes) -> Answer:
+        if json.loads(body)["options"]["page_range"] == [1, 1]:
+            return Answer(b"who are you", 401)
+        held.wait(10)
+        return docling(path, body)
+
+    before = asyncio.all_tasks()
+    with serving(refusing) as server:
+        try:
+            options = {"backend": "docling", "docling_pages": 1, "services": {"docling": server.url}}
+            assert await code_of(read, "a.pdf", (FILES / "three-pages.pdf").read_bytes(), **options) == "P211"
+            assert asyncio.all_tasks() == before
+        finally:
+            held.set()
 
 
 @pytest.mark.parametrize(

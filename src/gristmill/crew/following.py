@@ -40,18 +40,17 @@ class Following:
     async def __call__(self, scale: Mapping[str, int]) -> None:
         """Looks whether a file of settings, or a count that a person set, has changed; makes the places fit."""
         seen = self._look()
-        changed = seen != self._seen
-        if changed:
-            self._seen = seen
-            changed = await self._reload()
-        if self._scale is None:  # shown from the start on, and not only once a worker asks a model
+        if seen != self._seen and await self._reload(seen):
+            self._scale = None  # as at the start; also by the next call, if the database goes away before it is done
+        if self._scale is None:  # limits are shown from the start on, and not only once a worker asks a model
             await take_settings(self._database, self.settings.limits)
-        if changed or scale != self._scale:
+        if scale != self._scale:
             wanted = wanted_places(self.settings, scale, api=self._api)
             await plan(self._database, self._hold, wanted, self.settings.most_workers, fresh=self._fresh)
             self._scale, self._fresh = dict(scale), False
 
-    async def _reload(self) -> bool:
+    async def _reload(self, seen: list[tuple[Path, int, int, int]]) -> bool:
+        """Whether something has changed. The look counts once all is done: a database that is away is asked again."""
         try:
             loaded = self._load()
             if loaded.values.limits != self.settings.limits:
@@ -59,6 +58,7 @@ class Following:
         except (ConfigurationError, UsageError) as error:
             log.error("the changed settings are not taken over: %s", error.message)
             await self._problem(error.message)
+            self._seen = seen
             return False
         await self._problem(None)
         self._files = loaded.files

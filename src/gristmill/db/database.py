@@ -151,10 +151,16 @@ async def reconnecting(first: float = 0.05, most: float = 2.0) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def transaction(pool: asyncpg.Pool[Any]) -> AsyncIterator[asyncpg.Connection[Any]]:
-    """A connection of the pool inside a READ COMMITTED transaction."""
-    async with pool.acquire() as connection, connection.transaction():
-        yield connection
+async def transaction(
+    database: asyncpg.Pool[Any] | asyncpg.Connection[Any],
+) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """A connection of the pool, or this one, inside a READ COMMITTED transaction."""
+    if hasattr(database, "acquire"):  # a pool, or what somebody has wrapped around one
+        async with database.acquire() as connection, connection.transaction():
+            yield connection
+    else:
+        async with database.transaction():
+            yield database
 
 
 async def repeating(pool: asyncpg.Pool[Any], change: Callable[[asyncpg.Connection[Any]], Awaitable[T]]) -> T:

@@ -270,16 +270,15 @@ async def _pipe(source: Connection, target: Connection, table: Table, query: str
         while (block := await blocks.get()) is not None:
             yield block
 
-    async with asyncio.TaskGroup() as group:
-        group.create_task(read())
-        status = await target.copy_to_table(
-            table.name,
-            source=arriving(),
-            columns=list(table.columns),
-            schema_name=SCHEMA,
-            format="binary",
-            timeout=LONG,
-        )
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(read())
+            status = await target.copy_to_table(
+                table.name, source=arriving(), columns=list(table.columns), schema_name=SCHEMA, format="binary",
+                timeout=LONG,
+            )  # fmt: skip
+    except BaseExceptionGroup as errors:  # the one that failed; the other was only told to stop
+        raise errors.exceptions[0] from errors
     return int(status.split()[-1])
 
 

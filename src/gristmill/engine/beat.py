@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 import uuid
-from typing import Any
+from typing import Any, NoReturn
 
 import asyncpg
 
@@ -118,7 +118,6 @@ class Beat:
                 if row is None:
                     await self._last_look(connection)
                     await self._fenced("it was buried, and did not stop by itself")
-                assert row is not None  # noqa: S101
                 self.clock.look(row["now"], before, _boottime())
                 if row["state"] == "draining" and not self.draining:
                     self.draining = True
@@ -138,7 +137,7 @@ class Beat:
     async def _compare_timeline(self, connection: asyncpg.Connection[Any]) -> None:
         """Another server may know less than the one before: then what our worker remembers is of no use."""
         before = self.timeline
-        with contextlib.suppress(asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedFunctionError):
+        with contextlib.suppress(asyncpg.PostgresError):  # not everybody may ask, and not every service answers
             self.timeline = await connection.fetchval(SQL["timeline"]) or before
         if before not in (None, self.timeline):
             _say("promoted")
@@ -168,12 +167,12 @@ class Beat:
                 _say("lapsed" if lapsed else "renewed")
             await asyncio.sleep(0.2)
 
-    async def _fenced(self, why: str) -> None:
+    async def _fenced(self, why: str) -> NoReturn:
         _say("fenced")
         await asyncio.sleep(1)
         self._kill(why)
 
-    def _kill(self, why: str) -> None:
+    def _kill(self, why: str) -> NoReturn:
         log.error("killing worker process %d: %s", self.parent, why)
         if os.getppid() == self.parent:
             os.kill(self.parent, signal.SIGKILL)

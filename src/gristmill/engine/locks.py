@@ -15,14 +15,14 @@ import random
 import shlex
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 import asyncpg
 
-from gristmill.db.database import RECONNECT, REPEAT
+from gristmill.db.database import RECONNECT, REPEAT, transaction
 from gristmill.db.statements import statements
 from gristmill.engine import queue
 from gristmill.engine.lock_keys import check_key
@@ -200,7 +200,7 @@ async def force_release(database: Database, key: str, *, by: str, reason: str = 
         raise _wrong("a forced release names who decided it", "by='anna@host'")
     for left in reversed(range(5)):
         try:
-            async with _transaction(database) as connection:
+            async with transaction(database) as connection:
                 forced = await _force(connection, key, by, reason)
             break
         except REPEAT:
@@ -251,22 +251,10 @@ def sure_for(ttl: float) -> float:
     return ttl - min(1.0, ttl / 4)
 
 
-@contextlib.asynccontextmanager
-async def _transaction(database: Database) -> AsyncIterator[asyncpg.Connection[Any]]:
-    if isinstance(database, asyncpg.Pool):
-        async with database.acquire() as connection, connection.transaction():
-            yield connection
-    else:
-        async with database.transaction():
-            yield database
-
-
 async def _attempt(database: Database, wish: _Wish) -> Held:
     before = boottime()
-    async with _transaction(database) as connection:
-        if isinstance(
-            database, asyncpg.Pool
-        ):  # a transaction of our own: whoever comes or goes right now is waited for
+    async with transaction(database) as connection:
+        if isinstance(database, asyncpg.Pool):  # a transaction of our own: whoever comes or goes now is waited for
             await connection.execute(SQL["patience"])
         rows = await connection.fetch(SQL["refresh"], wish.token, list(wish.keys), wish.ttl)
         mine = {row["key"] for row in rows}

@@ -140,15 +140,12 @@ async def still_held(connection: Connection | asyncpg.Pool[Any], tasks: Sequence
     return {row["id"] for row in rows}
 
 
-async def settle(
-    connection: Connection, claimer: Claimer, finished: Sequence[tuple[Task, str]]
-) -> set[int]:  # fmt: skip
+async def settle(connection: Connection, claimer: Claimer, finished: Sequence[tuple[Task, str]]) -> set[int]:
     """Finishes tasks with their outcome names; returns the ids that this call finished. The rest were lost or done."""
     finished = sorted(finished, key=lambda entry: entry[0].id)  # locks are taken in this order
     told = [task.id for task, _ in finished if task.detail >= 2]
     rows = await connection.fetch(
-        SQL["settle"],
-        [task.id for task, _ in finished], [task.token for task, _ in finished],
+        SQL["settle"], [task.id for task, _ in finished], [task.token for task, _ in finished],
         [outcome for _, outcome in finished], claimer.id, told or None,
     )  # fmt: skip
     needed = [row["id"] for row in rows if row["needed"]]
@@ -184,9 +181,15 @@ async def crash(
 async def _ended(connection: Connection, row: asyncpg.Record | None) -> str | None:
     if row is None:
         return None
-    if row["needed"] and row["state"] != AVAILABLE:
-        await connection.execute(SQL["lose"], [row["id"]])
+    if row["state"] != AVAILABLE:
+        await _lose(connection, [row])
     return str(row["state"])
+
+
+async def _lose(connection: Connection, ended: Sequence[asyncpg.Record]) -> None:
+    """Whoever needs one of these tasks, which have ended and not well, will be told."""
+    if lost := [task["id"] for task in ended if task["needed"]]:
+        await connection.execute(SQL["lose"], lost)
 
 
 async def release(connection: Connection | asyncpg.Pool[Any], back: Sequence[tuple[Task, float, str]]) -> set[int]:
@@ -228,8 +231,7 @@ async def rescue(
     who was cut off from the database himself a moment ago is no judge of others.
     """
     buried: dict[int, int] = {}
-    machine = processes.machine()
-    for row in await connection.fetch(SQL["suspects"], LOCK_CLASS, my_id, confirm, machine or "?"):
+    for row in await connection.fetch(SQL["suspects"], LOCK_CLASS, my_id, confirm, processes.machine() or "?"):
         ended = row["near"] and processes.ended(row["pid"], row["pid_started"])
         if not ended and (certain_only or not (row["gone"] or row["expired"])):
             continue
@@ -251,9 +253,7 @@ async def _bury(connection: Connection, worker_id: int, cause: str, *, certain: 
         if await connection.fetchval(SQL["mark_dead"], worker_id, cause, LOCK_CLASS, certain) is None:
             return None
         rows = await connection.fetch(SQL["rescue"], worker_id, charged, cause)
-        lost = [task["id"] for task in rows if task["needed"] and task["state"] == QUARANTINED]
-        if lost:
-            await connection.execute(SQL["lose"], lost)
+        await _lose(connection, [task for task in rows if task["state"] == QUARANTINED])
         return len(rows)
 
 
@@ -313,9 +313,7 @@ async def cancel(
 async def _cancel(connection: Connection, ids: list[int], states: list[str], reason: str | None) -> list[int]:
     await connection.execute(SQL["lock_tasks"], ids)
     rows = await connection.fetch(SQL["cancel"], ids, states, reason)
-    lost = [row["id"] for row in rows if row["needed"]]
-    if lost:
-        await connection.execute(SQL["lose"], lost)
+    await _lose(connection, rows)
     return [row["id"] for row in rows]
 
 
@@ -336,9 +334,7 @@ async def expire(connection: Connection) -> list[int]:
     """A duty: fails what has not begun by its deadline; returns the ids."""
     async with connection.transaction():
         rows = await connection.fetch(SQL["expire"])
-        lost = [row["id"] for row in rows if row["needed"]]
-        if lost:
-            await connection.execute(SQL["lose"], lost)
+        await _lose(connection, rows)
         return [row["id"] for row in rows]
 
 

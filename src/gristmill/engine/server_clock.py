@@ -26,13 +26,13 @@ class ServerClock:
         if self._seen is not None:
             then, at = self._seen
             back = (then + timedelta(seconds=asked - at) - now).total_seconds()
-            self.back = max(self.back, back) if back > LEAST else self.back
+            self.back += back if back > LEAST else 0.0
         self._seen = (now, answered)
 
     async def make_due(self, connection: asyncpg.Connection[Any]) -> None:
         """A duty: what was due by the clock as it was before is due now. Everybody may do this, all at once."""
-        if self.back:
+        if self.back > 0.0:
             back = self.back
             made = await connection.fetch(SQL["clock_set_back"], back)
             log.warning("the database's clock was set back by %.0f s; %d tasks are due at once", back, len(made))
-            self.back = 0.0
+            self.back -= back  # it may have been set back once more meanwhile

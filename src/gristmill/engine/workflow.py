@@ -184,12 +184,18 @@ async def retry(
     many."""
     reopened = await queue.reopen(connection, run_id, cause, task_ids)
     if reopened:
-        await items.begin_again(connection, reopened)
-        await connection.fetchval(SQL["lock_run"], run_id)
-        await connection.fetchval(SQL["open_run"], run_id)
-        await connection.execute(SQL["reseal"], run_id)
-        await tell(connection, "run.retry", run_id, {"tasks": len(reopened)})
+        await begin_again(connection, run_id, reopened, len(reopened))
     return len(reopened)
+
+
+async def begin_again(connection: asyncpg.Connection[Any], run_id: int, task_ids: Sequence[int], pieces: int) -> None:
+    """Opens a new epoch for tasks that begin anew, of which people hear as so many `pieces`. Call it after the tasks
+    were changed, in the same transaction: items and the run are locked last."""
+    await items.begin_again(connection, task_ids)
+    await connection.fetchval(SQL["lock_run"], run_id)
+    await connection.fetchval(SQL["open_run"], run_id)
+    await connection.execute(SQL["reseal"], run_id)
+    await tell(connection, "run.retry", run_id, {"tasks": pieces})
 
 
 async def cancel(connection: asyncpg.Connection[Any], run_id: int) -> int:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypeAliasType
 
 from gristmill.data.kinds import LabelTree, Question
+from gristmill.operators.calling import together
 from gristmill.operators.label_tree import BETWEEN
 from gristmill.operators.operator import Context, Derived, operator
 from gristmill.operators.wording import fold
@@ -74,13 +75,9 @@ async def assign_labels(
             made.append(Derived(question.model_copy(update={"label": path}), (at,)))
         return made
 
-    try:
-        async with asyncio.TaskGroup() as group_of_calls:
-            calls = [group_of_calls.create_task(label(group)) for group in batches(questions, batch)]
-    except ExceptionGroup as problems:  # the first says what to do: wait, retry, or give up
-        raise problems.exceptions[0] from None
+    labelled = await together(label(group) for group in batches(questions, batch))
     ctx.notes["labels"] = dict(counts)
-    return [one for call in calls for one in call.result()]
+    return [one for group in labelled for one in group]
 
 
 def batches(questions: Sequence[tuple[int, Question]], most: int) -> Iterator[list[tuple[int, Question]]]:

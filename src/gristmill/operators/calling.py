@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,6 +25,17 @@ class Produced:
 
     body: BaseModel
     parents: tuple[int, ...]
+
+
+async def together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What all of them return, in order. The first that fails says what to do (wait, retry, give up): its error is
+    raised as it is, and the others are cancelled."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            under_way = [group.create_task(call) for call in calls]
+    except ExceptionGroup as problems:
+        raise problems.exceptions[0] from None
+    return [one.result() for one in under_way]
 
 
 def find_ancestors(made: Operator, family: Iterable[T], kind: Callable[[T], str]) -> dict[str, list[T]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import Field
@@ -61,5 +62,5 @@ class Pictures:
         return None
 
     def _parts(self, own: int) -> list[tuple[int, int]]:
-        width = -(-HASH_BITS // (self.bits + 1))
-        return [(shift, own >> shift & ((1 << width) - 1)) for shift in range(0, HASH_BITS, width)]
+        ends = [HASH_BITS * n // (self.bits + 1) for n in range(self.bits + 2)]
+        return [(start, own >> start & ((1 << (end - start)) - 1)) for start, end in pairwise(ends)]

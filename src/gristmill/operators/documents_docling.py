@@ -16,6 +16,7 @@ from typing import Any
 from gristmill.data.kinds import canonical_json
 from gristmill.data.media import PDF
 from gristmill.errors import Busy, InputError, TransientError
+from gristmill.operators.calling import together
 from gristmill.operators.documents_extract import Assembly, Extract, printable
 from gristmill.operators.documents_kreuzberg import PAGE_MARK, extract, too_many_pages
 from gristmill.operators.documents_outline import compact_tables, outline
@@ -52,7 +53,7 @@ async def read_docling(
         async with limit:
             return await _convert(url, data, name, wanted)
 
-    parts = await asyncio.gather(*map(one, ranges if len(ranges) > 1 else [None]))
+    parts = await together(map(one, ranges if len(ranges) > 1 else [None]))
     assembly = Assembly()
     paged = media_type == PDF
     for part, (first, _) in zip(parts, ranges or [(1, 1)], strict=True):

@@ -168,10 +168,14 @@ select count(*) as calls, coalesce(sum(octet_length(request)), 0)::bigint as byt
 from call where state <> 'intent' and made_at < $1 and request is not null;
 
 -- name: forget_requests
--- The next thousand of them.
+-- The next thousand of them, from $2 (null: from the first): those before it have none any more. `last`: where it ended.
 with old as (
-    select key from call where state <> 'intent' and made_at < $1 and request is not null order by made_at limit 1000)
-update call set request = null, frame = null from old where call.key = old.key;
+    select key from call
+    where state <> 'intent' and made_at >= coalesce($2, '-infinity'::timestamptz) and made_at < $1 and request is not null
+    order by made_at limit 1000),
+forgotten as (
+    update call set request = null, frame = null from old where call.key = old.key returning call.made_at)
+select count(*) as calls, max(made_at) as last from forgotten;
 
 -- name: prune_frames
 -- Whoever is about to use one has marked it within the last hour.
