@@ -32,7 +32,7 @@ imports: $(VENV)/develop.stamp
 	$(BIN)/lint-imports --no-logo
 
 unit: $(VENV)/develop.stamp
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3
 
 thorough: $(VENV)/develop.stamp  ## all tests, also the proofs that take minutes
 	$(BIN)/pytest -n 2 -m "thorough or not thorough"
