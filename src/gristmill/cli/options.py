@@ -8,11 +8,13 @@ import getpass
 import json
 import os
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from gristmill.errors import UsageError
 
 if TYPE_CHECKING:
     from gristmill.app import App
@@ -84,3 +86,14 @@ def me() -> str:
     except (KeyError, OSError, ImportError):  # an account without a name, as containers have
         name = f"user {os.getuid()}"
     return f"{name}@{socket.gethostname()}"
+
+
+def check_no_workflow(missing: Sequence[str]) -> None:
+    """Raises `UsageError` U101 where a workflow stands among inputs that there are not."""
+    from gristmill.workflow_files import shipped
+
+    if named := [path for path in missing if path in shipped()]:
+        raise UsageError(
+            f"there is no file or folder {named[0]}: it is a workflow", code="U101", safe="nothing was started",
+            hint=f"gristmill run PATH --workflow {named[0]}",
+        )  # fmt: skip

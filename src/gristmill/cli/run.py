@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +83,7 @@ def command(
         exports.infer_format(out, format_)  # a wrong name is found before the work, not after it
     missing = [path for path in paths if not (os.path.lexists(path) or is_url(path) or is_glob(path))]
     if missing:
-        _check_no_workflow(missing)
+        options.check_no_workflow(missing)
     if len(missing) == len(paths):
         raise UsageError(f"there is no such file or folder: {', '.join(map(str, missing))}", code="U101")
     inputs = Inputs.of(paths, include=include, exclude=exclude, max_bytes=max_bytes)
@@ -95,17 +94,6 @@ def command(
         options.call(_plan(home, wanted, as_json))
     else:
         options.call(_run(home, workers, wanted, out, format_, quiet or as_json, as_json))
-
-
-def _check_no_workflow(missing: Sequence[str]) -> None:
-    """Raises `UsageError` U101 where a workflow is named as if it were an input."""
-    from gristmill.workflow_files import shipped
-
-    if named := [path for path in missing if path in shipped()]:
-        raise UsageError(
-            f"there is no file or folder {named[0]}: it is a workflow", code="U101", safe="nothing was started",
-            hint=f"gristmill run PATH --workflow {named[0]}",
-        )  # fmt: skip
 
 
 async def _plan(home: Path | None, wanted: dict[str, Any], as_json: bool) -> int:
