@@ -21,10 +21,11 @@ async def test_files_are_uploaded_used_by_a_run_and_removed_but_not_under_one_th
     (await api.post("/api/uploads", files=[("files", ("wheel.md", b"# A wheel\n\nIt turns."))])).raise_for_status()
     await page.goto(f"{api.url}/start")
     row = page.locator("tr", has_text="not used yet")
+    await row.get_by_text("wheel.md").wait_for()
     names = row.get_by_role("button", name="1 file, 20 B", exact=True)
     await names.focus()
     await page.keyboard.press("Enter")  # no mouse is needed
-    await row.get_by_text("wheel.md").wait_for()
+    await row.locator(".upload-names").get_by_text("wheel.md").wait_for()
     # Uploaded here, and chosen at once.
     mill = {"name": "mill.md", "mimeType": "text/markdown", "buffer": b"# A mill\n\nIt grinds corn."}
     await page.set_input_files("[data-files]", [mill])

@@ -15,14 +15,17 @@ from gristmill.api.run_views import PAGES
 from gristmill.api.uploads import NAME, PARTIAL, upload_folder
 from gristmill.app import App
 
+NAMED = 3  # files of an upload that a list names
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An upload: its folder's name, files, bytes, when it was complete, and the runs that were started over it by name,
-    with whether any of them has not ended."""
+    """An upload: its folder's name, files, the first names, bytes, when it was complete, and the runs that were started
+    over it by name, with whether any of them has not ended."""
 
     upload: str
     files: int
+    names: tuple[str, ...]
     bytes: int
     made_at: datetime
     runs: tuple[str, ...]
@@ -40,19 +43,19 @@ async def every(app: App) -> list[Kept]:
         if row["unfinished"]:
             used.add(row["upload"])
     return [
-        Kept(name, files, size, datetime.fromtimestamp(at, UTC), tuple(runs[name]), name in used)
+        Kept(name, len(files), files[:NAMED], size, datetime.fromtimestamp(at, UTC), tuple(runs[name]), name in used)
         for name, files, size, at in found
     ]
 
 
-def _look(root: Path) -> list[tuple[str, int, int, float]]:
+def _look(root: Path) -> list[tuple[str, tuple[str, ...], int, float]]:
     found = []
     for folder in root.iterdir() if root.is_dir() else ():
         if not NAME.fullmatch(folder.name):
             continue
         try:
-            sizes = [path.stat().st_size for path in folder.iterdir()]
-            found.append((folder.name, len(sizes), sum(sizes), folder.stat().st_mtime))
+            sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+            found.append((folder.name, tuple(sorted(sizes)), sum(sizes.values()), folder.stat().st_mtime))
         except FileNotFoundError:  # somebody takes it away at this moment
             continue
     return sorted(found, key=lambda one: (-one[3], one[0]))

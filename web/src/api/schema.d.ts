@@ -3319,7 +3319,8 @@ export interface components {
         };
         /**
          * KeptUpload
-         * @description An upload in short. `runs` were started over it; `in_use`: one of them has not ended.
+         * @description An upload in short. `names`: the first three of its files; `runs` were started over it; `in_use`: one of them has
+         *     not ended.
          */
         KeptUpload: {
             /** Bytes */
@@ -3333,6 +3334,8 @@ export interface components {
              * Format: date-time
              */
             made_at: string;
+            /** Names */
+            names: string[];
             /** Runs */
             runs: string[];
             /** Upload */

@@ -42,10 +42,12 @@ class Upload(Answer):
 
 
 class KeptUpload(Answer):
-    """An upload in short. `runs` were started over it; `in_use`: one of them has not ended."""
+    """An upload in short. `names`: the first three of its files; `runs` were started over it; `in_use`: one of them has
+    not ended."""
 
     upload: str
     files: int
+    names: list[str]
     bytes: int
     made_at: datetime
     runs: list[str]
