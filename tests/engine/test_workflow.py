@@ -11,11 +11,10 @@ import asyncpg
 import pytest
 
 from gristmill.db.database import transaction
-from gristmill.engine import queue, workflow
+from gristmill.engine import workflow
 from gristmill.engine.queue import Claimer
 from gristmill.engine.workflow import Step
-from gristmill.errors import UsageError
-from tests.engine.story import BROKEN, Story, begin
+from tests.engine.story import Story, begin
 from tests.engine.test_queue import until_blocked
 
 PLAIN = (Step("first", "bare"), Step("second", "bare"))
@@ -270,24 +269,6 @@ async def test_retries_and_changed_inputs_at_the_same_time_do_not_block_each_oth
     for kept in (50, 40, 30, 20, 10):
         await story.work(broken=(0,))
         await asyncio.gather(story.inputs(*names[:kept]), retry(), story.advance(), retry())
-
-
-async def test_a_retry_that_comes_while_the_run_is_cancelled_changes_nothing(
-    make: Any, pool: asyncpg.Pool[Any]
-) -> None:
-    story = await make()
-    await story.inputs("a", "b")
-    first, second = await story.claim()
-    await queue.fail(story.pool, story.claimer, first, BROKEN)
-    async with transaction(story.pool) as connection:
-        assert await workflow.cancel(connection, story.id) == 1  # and not yet committed
-        retry = asyncio.create_task(story.retry())
-        await until_blocked(pool)
-    with pytest.raises(UsageError, match="over for good"):
-        await retry
-    assert (await story.row())[0] == "cancelled"
-    states = await pool.fetch("select state from task where id = any ($1) order by id", [first.id, second.id])
-    assert [row["state"] for row in states] == ["failed", "cancelled"]
 
 
 async def test_a_paused_run_neither_works_nor_ends_until_it_is_resumed(make: Any) -> None:

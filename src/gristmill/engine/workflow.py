@@ -190,12 +190,9 @@ async def retry(
 
 async def begin_again(connection: asyncpg.Connection[Any], run_id: int, task_ids: Sequence[int], pieces: int) -> None:
     """Opens a new epoch for tasks that begin anew, of which people hear as so many `pieces`. Call it after the tasks
-    were changed, in the same transaction: items and the run are locked last. Raises `UsageError` U315 for a run that
-    was cancelled, also a moment ago: the transaction has to be undone."""
+    were changed, in the same transaction: items and the run are locked last."""
     await items.begin_again(connection, task_ids)
-    run = await connection.fetchrow(SQL["lock_run"], run_id)
-    if run["state"] == "cancelled":
-        raise UsageError(f"{run['name']} was cancelled: it is over for good", code="U315", safe="nothing was changed")
+    await connection.fetchval(SQL["lock_run"], run_id)
     await connection.fetchval(SQL["open_run"], run_id)
     await connection.execute(SQL["reseal"], run_id)
     await tell(connection, "run.retry", run_id, {"tasks": pieces})

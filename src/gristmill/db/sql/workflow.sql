@@ -66,7 +66,7 @@ select ordinal, name, kind, pool, barrier, per_item, after, upstream, max_attemp
 from step where run_id = $1 order by ordinal;
 
 -- name: lock_run
-select id, name, state, sealed, epoch from run where id = $1 for no key update;
+select id, state, sealed, epoch from run where id = $1 for no key update;
 
 -- name: open_run
 -- A new epoch, unless the run is still under way in this one and nothing that waits for everything has begun. One that
