@@ -234,8 +234,8 @@ class Worker:
         await self._pause(bool(claimed))
 
     async def _pause(self, claimed: bool) -> None:
-        """Until a slot is free, something was settled or the poll is due. A short breath gathers slots into a claim; a
-        hint is followed at once."""
+        """Until a slot is free, something was settled or the poll is due. A short breath gathers slots into a claim,
+        while there are some to come; a hint is followed at once."""
         free = self.claims.free()
         if free and claimed:
             await asyncio.sleep(0)
@@ -248,7 +248,7 @@ class Worker:
                 await self._wake.wait()
         except TimeoutError:
             return
-        if not self._hinted:
+        if not self._hinted and self.attempts.running:
             await asyncio.sleep(0.002)
 
     def _ended(self, attempt: Attempt) -> None:
