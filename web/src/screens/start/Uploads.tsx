@@ -41,7 +41,7 @@ export function Uploads({ chosen, choose }: { chosen: string | null; choose: (up
   const files = (one: KeptUpload): string => say("start.files.n", { n: count(one.files), size: bytes(one.bytes) });
   const row = (one: KeptUpload): React.ReactNode[] => [
     <div key="files">
-      <span className="upload-first">{one.names.join(", ") + (one.files > one.names.length ? ", …" : "")}</span>
+      <span className="upload-first" title={one.names.join("\n")}>{one.names.join(", ") + (one.files > one.names.length ? ", …" : "")}</span>
       <button type="button" className="link-button" aria-expanded={open === one.upload} onClick={() => setOpen(open === one.upload ? null : one.upload)}>
         {files(one)}
       </button>
