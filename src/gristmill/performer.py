@@ -25,7 +25,7 @@ from gristmill.engine.retry import Policy
 from gristmill.errors import Busy, EnvironmentProblem, InputError, UsageError
 from gristmill.llm.apart import Apart
 from gristmill.llm.model import Model
-from gristmill.llm.structured import Asker
+from gristmill.llm.structured import LEDGER_KEYS, Asker
 from gristmill.loading import Loading
 from gristmill.operators.calling import Produced, find_ancestors, parse_body, run_operator
 from gristmill.operators.children import Children
@@ -38,6 +38,7 @@ from gristmill.workflow import Workflow, kinds_of
 
 RUNS = statements("workflow")
 UNKNOWN_AGAIN = 2.0  # seconds until a task of a workflow that this process does not know is offered again
+MOST_NOTES = 4096  # characters that are kept of what an operator notes
 AT_ONCE = 100  # records that are read or written before others have their turn
 NO_ROOM_AGAIN = 10.0  # seconds until a task is offered again that found the disk full
 KEY_VERSION = 1  # raise it when the key's recipe changes: everything would be made again
@@ -119,7 +120,7 @@ class RecordPerformer:
         new = tuple(NewRecord(p.body, tuple(inputs.own[at].id for at in p.parents)) for p in produced)
         name = "degraded" if "degraded" in notes else "ok" if new else "empty"
         await _write(new)
-        work = Work(key, spec.operator.name, name, task.id, new, canonical_json(notes)[:4096] if notes else None)
+        work = Work(key, spec.operator.name, name, task.id, new, _text(notes) if notes else None)
         return Outcome(name, Result(work=work, key=key))
 
     async def save(
@@ -285,6 +286,14 @@ async def _write(new: Sequence[NewRecord]) -> None:
         _ = record.text, record.hash
         if number % AT_ONCE == 0:
             await asyncio.sleep(0)
+
+
+def _text(notes: Mapping[str, Any]) -> str:
+    """Notes as they are kept, at most so many characters; what only the page asks for goes first."""
+    text = canonical_json(notes)
+    if len(text) > MOST_NOTES and LEDGER_KEYS in notes:
+        text = canonical_json({name: value for name, value in notes.items() if name != LEDGER_KEYS})
+    return text[:MOST_NOTES]
 
 
 def _other_timeout(spec: StepSpec) -> float | None:

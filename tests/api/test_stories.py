@@ -131,6 +131,14 @@ async def test_a_piece_that_was_answered_from_the_ledger_shows_what_was_asked_wh
     await worked_off(api, other)
     assert (await known_of(other.name))["run_name"] == first.name
     assert (await model_server.stats())["requests"] == asked
+    # What an operator notes under that name itself is no key.
+    for noted in ('{"ledger_keys": 3}', '{"ledger_keys": [null, "topic", 7]}', "[]", '{"ledger_keys": ["00"]}'):
+        kept = await api.app.pool.fetch(
+            "with old as (select key, notes from work where notes like '%ledger_keys%')"
+            " update work set notes = $1 from old where work.key = old.key returning old.key, old.notes", noted,
+        )  # fmt: skip
+        assert (await told(api, other.name, "answer"))["known"] == []
+        await api.app.pool.executemany("update work set notes = $2 where key = $1", [tuple(row) for row in kept])
     # Whose call it was is forgotten; the request is not.
     await api.app.pool.execute("update call set run = null, first_task = null")
     assert (await known_of(other.name))["run_name"] is None

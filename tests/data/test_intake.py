@@ -80,6 +80,11 @@ def test_no_glob_searches_a_name_for_long(glob: str, name: str):
     assert pattern(glob).fullmatch(name) is None  # one that tries all ways ends after the universe does
 
 
+def test_a_class_never_stands_for_the_end_of_a_folder():
+    assert pattern("a[+-9]c").fullmatch("a/c") is None
+    assert pattern("a[+-9]c").fullmatch("a5c")
+
+
 @given(
     st.lists(st.sampled_from(["a", "b", "/", "*", "**", "**/", "/**/", "?", "[ab]", "[!a]"]), max_size=7).map("".join),
     st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=4).map("/".join),

@@ -173,7 +173,7 @@ async def test_a_cut_answer_is_bought_once_and_asked_for_again_under_another_key
     assert first == again
     assert len(first) == 2
     rows = await pool.fetch("SELECT encode(key, 'hex') AS key, state, note FROM call ORDER BY made_at")
-    assert notes == {"calls": 2, "reasked": 2, "from_ledger": 2, "known": [row["key"] for row in rows]}
+    assert notes == {"calls": 2, "reasked": 2, "from_ledger": 2, "ledger_keys": [row["key"] for row in rows]}
     assert [row["state"] for row in rows] == ["unusable", "ok"]
     assert "stops before it is complete" in rows[0]["note"]
     assert (await model_server.stats())["requests"] == 2

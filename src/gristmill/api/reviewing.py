@@ -51,12 +51,9 @@ async def told(work: Awaitable[T]) -> T:
 
 
 async def review_of(app: App, run: str) -> tuple[Run, Review]:
-    """A run and its review, with what it has made until now. Raises `NotFound`, `UsageError` V105 for a workflow that
-    makes nothing to review."""
+    """A run and its review. Raises `NotFound`, `UsageError` V105 for a workflow that makes nothing to review."""
     found = await find_run(app, run)
-    review = Review.of(found)
-    await review.look()
-    return found, review
+    return found, Review.of(found)
 
 
 async def waiting(app: App) -> list[WaitingPieces]:

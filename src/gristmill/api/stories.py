@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,7 @@ from gristmill.api.run_views import plain
 from gristmill.api.story_shapes import AttemptRow, CallRow, KnownCall, Made, Span, Story, TaskDetail, Thread, Wait
 from gristmill.app import App
 from gristmill.db.statements import statements
+from gristmill.llm.structured import LEDGER_KEYS
 from gristmill.run import WHY
 
 SQL = statements("stories")
@@ -22,6 +24,7 @@ CALLS = 200
 FAMILY = 200  # records of a thread, on either side
 SHORT = 600  # characters of a record's content
 HANDED_ON = ("crashed", "stalled")
+_KEY = re.compile("(?:[0-9a-f]{2}){1,64}")
 
 
 async def task_row(app: App, task_id: int) -> Any:
@@ -77,7 +80,7 @@ async def story(app: App, task_id: int) -> Story:
         made = await app.pool.fetch(SQL["gathered_by"], row["run_id"], row["step"])
     else:
         made = []
-    known = await _known(app.pool, task_id, [one["id"] for one in made], attempts)
+    known = await _known(app, task_id, [one["id"] for one in made], attempts)
     above = [one for number in task.inputs[:5] for one in await ancestors(app.pool, number)]
     return Story(
         task=task, attempts=attempts, known=known, waits=[Wait(**dict(one)) for one in waits],
@@ -127,17 +130,22 @@ def _priced(row: Any) -> dict[str, Any]:
     return given | {"cost": None if given["cost"] is None else plain(given["cost"])}
 
 
-async def _known(
-    pool: asyncpg.Pool[Any], task_id: int, made: Sequence[int], attempts: Sequence[AttemptRow]
-) -> list[KnownCall]:
+async def _known(app: App, task_id: int, made: Sequence[int], attempts: Sequence[AttemptRow]) -> list[KnownCall]:
     """The calls behind records that this task has not paid itself: their work was done by another task, or its own work
     found answers in the ledger."""
-    works = await pool.fetch(SQL["works_of"], made) if made else []
+    works = await app.pool.fetch(SQL["works_of"], made) if made else []
     others = [row["task_id"] for row in works if row["task_id"] not in (None, task_id)]
-    keys = [bytes.fromhex(key) for row in works for key in _payload(row["notes"] or "").get("known", ())]
+    keys = [bytes.fromhex(key) for row in works for key in _ledger_keys(row["notes"])]
     own = {call.id for attempt in attempts for call in attempt.calls}
-    found = await pool.fetch(SQL["known"], others, keys, CALLS) if others or keys else []
+    given = (others, keys, CALLS, app.settings.project)
+    found = await app.pool.fetch(SQL["known"], *given) if others or keys else []
     return [KnownCall(**_priced(row)) for row in found if row["id"] not in own]
+
+
+def _ledger_keys(notes: str | None) -> list[str]:
+    """What an operator notes is its own affair: only what can be a key counts."""
+    keys = _payload(notes or "").get(LEDGER_KEYS)
+    return [key for key in keys if isinstance(key, str) and _KEY.fullmatch(key)] if isinstance(keys, list) else []
 
 
 def _share_out(attempts: Sequence[AttemptRow], calls: Sequence[CallRow]) -> None:

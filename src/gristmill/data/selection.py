@@ -52,7 +52,7 @@ def pattern(glob: str) -> re.Pattern[str]:
         position = found.end()
         if found.group(2) is not None:
             inner = found.group(2).replace("\\", "\\\\").replace("[", "\\[")
-            words += f"[{'^/' if found.group(1) else ''}{inner}]"
+            words += f"(?!/)[{'^/' if found.group(1) else ''}{inner}]"
         elif found.group() == "?":
             words += "[^/]"
         pieces[-1] = (star, words)

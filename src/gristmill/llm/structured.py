@@ -20,7 +20,8 @@ from gristmill.llm.responses import clean_text
 
 _QUOTED = 4_000  # characters of a bad answer that a re-ask shows to the model
 _MOST_ATTEMPTS = 8  # of one question, over all tries of its task
-_MOST_KNOWN = 20  # keys that the notes of a piece keep
+LEDGER_KEYS = "ledger_keys"  # in the notes of a piece
+_MOST_KNOWN = 20  # of them
 _RAISE = object()
 _MADE_UP = ("invalid_output", "refused", "too_long", "rejected")  # outcomes that `otherwise` may stand in for
 Asked: TypeAlias = str | Prompt | Sequence[Text | Image] | Sequence[Message]
@@ -75,7 +76,7 @@ class Asker:
 
     `reasks` is how often a useless answer is asked for again (default 1); answers that were found in the ledger cost
     nothing and do not count. `notes`, when given, is where it leaves "calls", "from_ledger", "reasked", "repaired", and
-    "known": the keys of the first calls that the ledger answered. `task` and `run` are noted in the ledger.
+    "ledger_keys": the first calls that the ledger answered. `task` and `run` are noted in the ledger.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Asker:
         self._reasks = reasks
         self._task, self._run = task, run
         self._notes: MutableMapping[str, Any] = {} if notes is None else notes
+        self._known: list[str] = []
 
     @property
     def name(self) -> str:
@@ -170,8 +172,9 @@ class Asker:
             self._count("from_ledger" if error.from_ledger else "calls")
             raise
         self._count("from_ledger" if answer.from_ledger else "calls")
-        if answer.key and len(known := self._notes.setdefault("known", [])) < _MOST_KNOWN:
-            known.append(answer.key)
+        if answer.key and len(self._known) < _MOST_KNOWN:
+            self._known.append(answer.key)
+            self._notes[LEDGER_KEYS] = self._known
         return answer
 
     async def _reject(self, request: Request, why: str) -> None:

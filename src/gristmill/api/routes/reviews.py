@@ -44,6 +44,7 @@ async def list_reviews(
 ) -> Page[ReviewPiece]:  # fmt: skip
     """Pieces of a run in the order of their records: a look, without a claim."""
     found, review = await review_of(app, run)
+    await review.look()
     behind = place(after, int)
     pieces = await told(
         review.pieces(state=state, kind=kind, assignee=assignee, after=behind[0] if behind else 0, limit=limit + 1)
@@ -56,7 +57,8 @@ async def list_reviews(
 @router.get("/reviews/stats")
 async def review_stats(app: OpenApp, run: OfRun) -> ReviewFigures:
     """How a review goes: pieces by state, people's pace, agreement."""
-    found, _ = await review_of(app, run)
+    found, review = await review_of(app, run)
+    await review.look()
     return ReviewFigures.model_validate((await figures(app.pool, found.id)).as_document())
 
 
@@ -108,6 +110,7 @@ async def undo_last(wanted: shapes.UndoLast, app: OpenApp, caller: Asking) -> De
 async def one_review(record: Id, app: OpenApp, run: OfRun, editor: bool = False) -> ReviewPiece:
     """One piece of a run's queue, without a claim."""
     found, review = await review_of(app, run)
+    await review.look()
     pieces = await told(review.pieces(records=[record], limit=1))
     if not pieces:
         raise NotFound(f"record {record} is not in the queue of {found.name}", hint="GET /api/reviews?run=")

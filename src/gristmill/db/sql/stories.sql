@@ -54,7 +54,8 @@ from unnest($1::bigint[]) as made (id)
 cross join lateral (select work_key from record where record.id = made.id offset 0) as r join work w on w.key = r.work_key;
 
 -- name: known
--- Calls that other tasks ($1) have paid, and those with these keys ($2): when, by whom, and in which run.
+-- Calls that other tasks ($1) have paid, and those with these keys ($2), at most $3: when, and by which task and run of
+-- project $4.
 with paid as (
     select c.key from (select id, run_id from task where id = any ($1::bigint[])
                        union all select id, run_id from task_history where id = any ($1::bigint[])) as t
@@ -62,8 +63,8 @@ with paid as (
     union select unnest($2::bytea[]))
 select encode(c.key, 'hex') as id, c.state, c.provider || ':' || c.model as model, c.prompt, c.status, c.finish_reason,
     c.tokens_in, c.tokens_out, c.tokens_cached, c.latency_ms, c.cost, c.currency, c.tries, c.note, c.made_at,
-    c.first_task as task, c.run, r.name as run_name
-from paid join call c on c.key = paid.key and c.state <> 'intent' left join run r on r.id = c.run
+    case when r.id is not null then c.first_task end as task, r.id as run, r.name as run_name
+from paid join call c on c.key = paid.key and c.state <> 'intent' left join run r on r.id = c.run and r.project = $4
 order by c.made_at, c.key limit $3;
 
 -- name: made_by
