@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from tests.api.conftest import Api, api
@@ -53,6 +54,56 @@ async def test_files_are_uploaded_used_by_a_run_and_removed_but_not_under_one_th
     assert [one for one in page.complaints if "409" not in one] == []
 
 
+async def test_a_chosen_upload_stays_chosen_until_it_is_gone_and_files_that_come_while_others_are_sent_stay(
+    api: Api, open_page: Open
+) -> None:
+    page = await open_page(f"{api.url}/start")
+    await page.set_input_files("[data-files]", [_file("mill.md", b"# A mill\n\nIt grinds corn.")])
+    plan = page.get_by_role("button", name="Plan p", exact=True)
+    chosen = page.locator("tr [aria-pressed=true]")
+    await plan.click()
+    await chosen.wait_for()
+    # Planned, then removed: what was sent is not named again, the files are sent anew.
+    dialog = page.get_by_role("alertdialog")
+    await page.get_by_role("button", name="Remove… 1 file, 25 B").click()
+    await dialog.get_by_role("button", name="Cancel").click()
+    await until(lambda: _is(dialog, 0))
+    assert await chosen.count() == 1
+    (before,) = await api.json("/api/uploads")
+    await page.get_by_role("button", name="Remove… 1 file, 25 B").click()
+    await dialog.get_by_role("button", name="Remove").click()
+    await page.get_by_text("Nothing was uploaded yet").wait_for()
+    await plan.click()
+    await chosen.wait_for()
+    (after,) = await api.json("/api/uploads")
+    assert after["upload"] != before["upload"]
+    await chosen.click()
+    await until(lambda: _is(chosen, 0))
+    assert await page.locator(".trouble").count() == 0
+    # A file that comes while others are being sent stays to be sent.
+    held: asyncio.Queue[Any] = asyncio.Queue()
+    await page.route(
+        "**/api/uploads", lambda route: held.put(route) if route.request.method == "POST" else route.continue_()
+    )
+    await page.get_by_role("button", name="Upload now").click()
+    sending = await asyncio.wait_for(held.get(), 20)
+    await page.set_input_files("[data-files]", [_file("wheel.md", b"# A wheel")])
+    await page.locator(".drop-list").get_by_text("wheel.md").wait_for()
+    await sending.continue_()
+    await until(lambda: _is(page.get_by_role("button", name="Remove… 1 file, 25 B"), 2))
+    await page.locator("tr [aria-pressed=false]").nth(1).wait_for()
+    assert await page.locator(".drop-list li").count() == 2
+    # One that failed is not spoken of any more when the next thing went well.
+    await page.get_by_role("button", name="Upload now").click()
+    await (await asyncio.wait_for(held.get(), 20)).abort()
+    await page.locator(".trouble").wait_for()
+    await page.unroute("**/api/uploads")
+    await plan.click()
+    await chosen.wait_for()
+    await until(lambda: _is(page.locator(".trouble"), 0))
+    assert [one for one in page.complaints if "ERR_FAILED" not in one] == []
+
+
 async def test_an_answer_that_was_known_shows_its_request_and_who_paid_and_the_pictures_speak_chinese(
     api: Api, open_page: Open, model_server: ScriptedServer
 ) -> None:
@@ -86,6 +137,10 @@ async def test_an_answer_that_was_known_shows_its_request_and_who_paid_and_the_p
     assert f"{first.name} 开始" in drawn
     assert not any("began" in text or "ended" in text for text in drawn)
     assert chinese.complaints == []
+
+
+def _file(name: str, content: bytes) -> Any:
+    return {"name": name, "mimeType": "text/markdown", "buffer": content}
 
 
 async def _is(found: Any, number: int) -> bool:

@@ -79,14 +79,14 @@ export async function getText(path: string, query?: Query): Promise<string> {
   return (await send("GET", address(path, query), {})).text();
 }
 
-export async function change<T>(method: "POST" | "PUT" | "DELETE", path: string, value?: unknown, query?: Query): Promise<T> {
+export async function change<T>(method: "POST" | "PUT" | "DELETE", path: string, value?: unknown, query?: Query, signal: AbortSignal | null = null): Promise<T> {
   const init = value === undefined ? {} : { body: JSON.stringify(value), headers: { "Content-Type": "application/json" } };
-  return body<T>(await send(method, address(path, query), init));
+  return body<T>(await send(method, address(path, query), { ...init, signal }));
 }
 
 /** Sent though the page is being closed; nobody is there to hear the answer. */
-export async function lastWord(path: string, value: unknown): Promise<void> {
-  const init = { body: JSON.stringify(value), headers: { "Content-Type": "application/json" }, keepalive: true };
+export async function lastWord(path: string, value: unknown, signal: AbortSignal): Promise<void> {
+  const init = { body: JSON.stringify(value), headers: { "Content-Type": "application/json" }, keepalive: true, signal };
   await send("POST", address(path), init).catch(() => undefined);
 }
 

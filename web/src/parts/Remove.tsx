@@ -11,14 +11,16 @@ interface Props {
   title: string;
   about: string;
   action: string;
+  done?: () => void; // it is gone; also the caller's close() is called then
   close: () => void;
 }
 
-export function Remove({ path, old, title, about, action, close }: Props): React.ReactNode {
+export function Remove({ path, old, title, about, action, done, close }: Props): React.ReactNode {
   const remove = useMutation({
     mutationFn: () => change("DELETE", path),
     onSuccess: () => {
       void cache.invalidateQueries({ queryKey: [old] });
+      done?.();
       close();
     },
   });

@@ -39,9 +39,12 @@ function withFront(state: State, piece: ReviewPiece, held: boolean): State {
   return { pieces: [piece, ...rest.pieces], at: held && rest.pieces.length > 0 ? rest.at + 1 : 0 };
 }
 
+/** A claim that is never answered must not hold up those behind it. */
+const PATIENCE = 30_000;
+
 /** At once, though the leases would end by themselves. */
 async function giveBack(run: number, records: readonly number[]): Promise<void> {
-  if (records.length > 0) await lastWord("/reviews/release", { run: String(run), records });
+  if (records.length > 0) await lastWord("/reviews/release", { run: String(run), records }, AbortSignal.timeout(PATIENCE));
 }
 
 /** Claims and what is given back, one after the other: else what one desk gives back late is taken from the next one. */
@@ -74,7 +77,7 @@ export function useQueue(run: number, by: By, limit: number): Queue {
     try {
       const found = await inTurn(async () => {
         if (began !== alive.current) return [];
-        const given = await change<ReviewPiece[]>("POST", "/reviews/claim", { run: String(run), by, limit });
+        const given = await change<ReviewPiece[]>("POST", "/reviews/claim", { run: String(run), by, limit }, undefined, AbortSignal.timeout(PATIENCE));
         if (began !== alive.current) await giveBack(run, given.map((piece) => piece.record_id)); // nobody looks at them any more
         return given;
       });

@@ -38,7 +38,7 @@ export function Start(): React.ReactNode {
   const workflows = useQuery(workflowsQuery);
   const models = useQuery(modelsQuery);
 
-  const send = async (): Promise<string> => {
+  const send = async (files: readonly File[]): Promise<string> => {
     if (sent?.files === files) return sent.id;
     setPart(0);
     try {
@@ -53,18 +53,25 @@ export function Start(): React.ReactNode {
   const body = async (): Promise<Wish> => {
     const sources = paths.split("\n").map((line) => line.trim()).filter(Boolean);
     const rest: Wish = { ...wish, parameters: optionsOf(options) as NonNullable<Wish["parameters"]> };
-    if (files.length > 0) return { ...rest, upload: await send() };
+    if (files.length > 0) return { ...rest, upload: await send(files) };
     return kept ? { ...rest, upload: kept } : { ...rest, sources };
   };
   const choose = (id: string | null): void => {
     setKept(id);
     if (id) setFiles([]);
+    else setSent(null); // what these files became may be gone: they would be sent anew
+    calm();
   };
   const add = (chosen: readonly File[]): void => {
     setFiles(chosen);
     setKept(null);
+    calm();
   };
-  const keep = useMutation({ mutationFn: send, onSuccess: choose });
+  const keep = useMutation({
+    mutationFn: send,
+    onSuccess: (id, gone) => gone === files && choose(id), // files that came in the meantime are not lost
+  });
+  const calm = (): void => void (keep.isError && keep.reset());
   const plan = useMutation({ mutationFn: async () => change<Plan>("POST", "/runs/plan", await body()) });
   const go = useMutation({
     mutationFn: async () => change<RunDetail>("POST", "/runs", await body()),
@@ -76,7 +83,7 @@ export function Start(): React.ReactNode {
   const apart = files.length > 0 || kept !== null; // what the places on the server do not count beside
   const ready = apart || paths.trim() !== "";
   const busy = plan.isPending || go.isPending || keep.isPending;
-  const trouble = go.error ?? plan.error ?? keep.error;
+  const trouble = [go, plan, keep].sort((one, other) => other.submittedAt - one.submittedAt)[0]?.error; // of what was tried last
   useKeys("here", [
     { keys: "p", about: say("start.plan"), go: () => ready && !busy && plan.mutate() },
     { keys: "Mod+enter", about: say("start.go"), go: () => ready && !busy && go.mutate(), typing: true },
@@ -93,7 +100,7 @@ export function Start(): React.ReactNode {
         <div>
           <Section title={say("start.files")}>
             <FileDrop files={files} setFiles={add}>
-              <button type="button" className="button" disabled={busy || sent?.files === files} onClick={() => keep.mutate()}>
+              <button type="button" className="button" disabled={busy || sent?.files === files} onClick={() => keep.mutate(files)}>
                 {say("start.files.keep")}
               </button>
             </FileDrop>

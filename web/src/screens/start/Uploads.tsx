@@ -89,10 +89,7 @@ export function Uploads({ chosen, choose }: { chosen: string | null; choose: (up
         )}
       </Ask>
       {removed && (
-        <Remove path={`/uploads/${removed.upload}`} old="uploads" title={say("start.uploads.remove.title", { files: files(removed) })} about={say("start.uploads.remove.about")} action={say("start.uploads.remove.go")} close={() => {
-          if (chosen === removed.upload) choose(null);
-          setRemoved(null);
-        }} />
+        <Remove path={`/uploads/${removed.upload}`} old="uploads" title={say("start.uploads.remove.title", { files: files(removed) })} about={say("start.uploads.remove.about")} action={say("start.uploads.remove.go")} done={() => chosen === removed.upload && choose(null)} close={() => setRemoved(null)} />
       )}
     </Section>
   );
