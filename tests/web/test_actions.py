@@ -35,10 +35,12 @@ async def test_all_that_match_are_retried_after_the_exact_count_was_seen(
         await dialog.get_by_role("button", name="Retry 2").click()
         state = page.locator(".bulk-state")
         await state.get_by_text("1 of 1 part done").wait_for()
-    assert [(one["action"], one["count"]) for one in await _actions(api)] == [("retry", 2)]
-    await state.get_by_role("link").click()
-    await page.wait_for_url(f"{api.url}/runs/{(await _actions(api))[0]['id']}")
-    await page.locator(".screen-title .mark", has_text="done").wait_for()
+        assert [(one["action"], one["count"]) for one in await _actions(api)] == [("retry", 2)]
+        await state.get_by_role("link").click()
+        await page.wait_for_url(f"{api.url}/runs/{(await _actions(api))[0]['id']}")
+        await page.locator(
+            ".screen-title .mark", has_text="done"
+        ).wait_for()  # its end comes after that of its last part
     # A piece that was tried twice says what came back otherwise, and the search finds it by its error.
     await page.keyboard.press("Control+k")
     await page.keyboard.type("cannot make")
