@@ -45,14 +45,25 @@ async def begin(
 
     `said` goes into the payload of every part, beside "ids".
     """
-    new = NewRun(
-        action, WORKFLOW, (Step(action, kind),), {"name": action, "steps": [], "said": dict(said)}, None, project
-    )
+    parts = [{**said, "ids": list(chosen[at : at + PART])} for at in range(0, len(chosen), PART)]
+    return await begin_run(connection, project, WORKFLOW, action, kind, said, parts)
+
+
+async def begin_run(
+    connection: asyncpg.Connection[Any], project: str, family: str, name: str, kind: str, said: Mapping[str, Any],
+    payloads: Sequence[Mapping[str, Any]], key: bytes | None = None,
+) -> int:  # fmt: skip
+    """Makes a run of one step that somebody asked for, with a task of `kind` for each payload; returns its id. Call it
+    inside a transaction.
+
+    `family` stands where other runs have their workflow: no workflow is called so, and lists of runs leave it out.
+    `said` is what the run tells of itself; `key` goes to a task that has to be found again, the only one of its run.
+    """
+    definition = {"name": name, "steps": [], "said": dict(said)}
+    new = NewRun(name, family, (Step(name, kind),), definition, None, project)
     run_id, _ = await workflow.find_or_create(connection, new)
-    parts = [chosen[at : at + PART] for at in range(0, len(chosen), PART)]
-    await queue.enqueue(
-        connection, [NewTask(run_id, kind, payload=json.dumps({**said, "ids": list(part)})) for part in parts]
-    )
+    tasks = [NewTask(run_id, kind, payload=json.dumps(payload), key=key) for payload in payloads]
+    await queue.enqueue(connection, tasks)
     await connection.execute(RUNS["reseal"], run_id)
     return run_id
 

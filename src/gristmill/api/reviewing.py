@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from gristmill.api.access import Caller
 from gristmill.api.problems import NotFound, Refused
 from gristmill.api.review_shapes import Decided, Decision, Editor, ReviewPiece, WaitingPieces
-from gristmill.api.run_views import find_run, reviewable
+from gristmill.api.run_views import find_run, made_by, reviewable
 from gristmill.app import App
 from gristmill.data.annotations import ANNOTATIONS
 from gristmill.data.records import load
@@ -63,7 +63,7 @@ async def waiting(app: App) -> list[WaitingPieces]:
         pieces = min(row["pieces"], COUNTED)
         if pieces:
             made.append(WaitingPieces(run=row["run"], name=row["name"], pieces=pieces, more=row["pieces"] > COUNTED))
-        elif not row["looked"] and row["state"] in ("completed", "partial") and reviewable(row["definition"]):
+        elif not row["looked"] and row["state"] in ("completed", "partial") and reviewable(made_by(row["definition"])):
             made.append(WaitingPieces(run=row["run"], name=row["name"], pieces=None))
     return made
 

@@ -90,10 +90,11 @@ async def detail(app: App, row: Any) -> RunDetail:
     run_id = row["id"]
     unreadable = await app.pool.fetchval(statements("workflow")["count_unreadable"], run_id)
     before = await app.pool.fetch(WHY["waits_for"], run_id)
+    made = made_by(row["definition"])
     return RunDetail(
         **summary.model_dump(), stages=await stages(app, row), inputs=json.loads(row["inputs"])[:1000],
         waits_for=[f"{one['name'] or one['id']} ({one['state'] or 'gone'})" for one in before], unreadable=unreadable,
-        makes_rows=bool(Steps.of(made_by(row["definition"])).making), reviewable=reviewable(row["definition"]),
+        makes_rows=bool(Steps.of(made).making), reviewable=reviewable(made),
         command=f"gristmill watch {row['name']}",
     )  # fmt: skip
 
@@ -106,9 +107,9 @@ def made_by(definition: str) -> list[Sequence[type[BaseModel]]]:
         return []
 
 
-def reviewable(definition: str) -> bool:
-    """Whether a workflow makes what people review, as far as this process knows its operators."""
-    return any(kind_of(one) in REVIEWABLE for types in made_by(definition) for one in types)
+def reviewable(made: Sequence[Sequence[type[BaseModel]]]) -> bool:
+    """Whether what the steps of a workflow make is what people review."""
+    return any(kind_of(one) in REVIEWABLE for types in made for one in types)
 
 
 def _fields(row: Any) -> dict[str, Any]:

@@ -10,15 +10,12 @@ from typing import Any
 
 from gristmill.api.bulk_runs import SQL
 from gristmill.app import App
+from gristmill.bulk import begin_run
 from gristmill.db.database import transaction
-from gristmill.db.statements import statements
-from gristmill.engine import queue, workflow
-from gristmill.engine.queue import NewTask
-from gristmill.engine.workflow import NewRun, Step
+from gristmill.engine import queue
 from gristmill.run import WHY
 
 KEY = b"single".ljust(32, b"\0")  # of the one task of such a run: it is found by having one
-RUNS = statements("workflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +36,10 @@ class SingleTask:
 async def begin(
     app: App, family: str, name: str, kind: str, said: Mapping[str, Any], payload: Mapping[str, Any]
 ) -> int:
-    """Asks for a task of `kind` with its payload, and wakes or starts a crew; returns the id of its run.
-
-    `family` stands where other runs have their workflow: no workflow is called so, and lists of runs leave it out.
-    """
-    definition = {"name": name, "steps": [], "said": dict(said)}
-    new = NewRun(name, family, (Step(name, kind),), definition, None, app.settings.project)
+    """Asks for a task of `kind` with its payload, as `bulk.begin_run` does, and wakes or starts a crew; returns the id
+    of its run."""
     async with transaction(app.pool) as connection:
-        number, _ = await workflow.find_or_create(connection, new)
-        await queue.enqueue(connection, [NewTask(number, kind, payload=json.dumps(payload), key=KEY)])
-        await connection.execute(RUNS["reseal"], number)
+        number = await begin_run(connection, app.settings.project, family, name, kind, said, [payload], KEY)
     await queue.hint(app.pool)
     await app.start_crew()
     return number

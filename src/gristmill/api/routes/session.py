@@ -9,9 +9,10 @@ from fastapi import Request, Response
 from pydantic import Field
 
 from gristmill.api.access import COOKIE, SQL, Access, Role, csrf_of, hashed, unknown
+from gristmill.api.listing import newest_first
 from gristmill.api.routing import role
 from gristmill.api.routing import router as new_router
-from gristmill.api.shapes import After, Answer, Asking, Body, Limit, OpenApp, Page, cursor, place
+from gristmill.api.shapes import After, Answer, Asking, Body, Limit, OpenApp, Page
 
 router = new_router("access")
 LIFE = 30 * 86_400.0  # seconds
@@ -83,7 +84,9 @@ async def who_am_i(caller: Asking) -> Session:
 @role("admin")
 async def audit(app: OpenApp, after: After = None, limit: Limit = 50) -> Page[AuditEntry]:
     """Every call that could change something, the newest first."""
-    behind = place(after, int)
-    rows = await app.pool.fetch(SQL["audit"], behind and behind[0], limit + 1)
-    found = [AuditEntry(**{**dict(row), "at": row["at"].isoformat()}) for row in rows[:limit]]
-    return Page(items=found, next=cursor(found[-1].id) if len(rows) > limit else None)
+
+    async def read(before: int | None, size: int) -> list[AuditEntry]:
+        rows = await app.pool.fetch(SQL["audit"], before, size)
+        return [AuditEntry(**{**dict(row), "at": row["at"].isoformat()}) for row in rows]
+
+    return await newest_first(read, after, limit)
